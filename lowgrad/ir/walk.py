@@ -1,0 +1,49 @@
+"""Facts about a graph, derived when asked: producers, users, last uses, reachable nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lowgrad.ir.graph import Graph, Node, Value
+
+
+def producers(graph: Graph) -> dict[Value, Node]:
+    """The node that makes each value; inputs have none."""
+    return {value: node for node in graph.nodes for value in node.outputs}
+
+
+def users(graph: Graph) -> dict[Value, list[Node]]:
+    """The nodes that read each value, in order, once each. Graph outputs are not users."""
+    found: dict[Value, list[Node]] = {value: [] for value in graph.inputs}
+    for node in graph.nodes:
+        for value in dict.fromkeys(node.inputs):
+            found[value].append(node)
+        for value in node.outputs:
+            found[value] = []
+    return found
+
+
+def last_uses(graph: Graph) -> list[list[Value]]:
+    """For each node's index, the values that nobody reads after it. Outputs never appear."""
+    last: dict[Value, int] = {}
+    for index, node in enumerate(graph.nodes):
+        for value in (*node.inputs, *node.outputs):
+            last[value] = index
+    for value in graph.outputs:
+        last.pop(value, None)
+    dead: list[list[Value]] = [[] for _ in graph.nodes]
+    for value, index in last.items():
+        dead[index].append(value)
+    return dead
+
+
+def needed(nodes: Iterable[Node], outputs: Iterable[Value]) -> list[Node]:
+    """Of `nodes`, those that `outputs` depend on, in the same order."""
+    live = set(outputs)
+    kept: list[Node] = []
+    for node in reversed(list(nodes)):
+        if not live.isdisjoint(node.outputs):
+            kept.append(node)
+            live.update(node.inputs)
+    kept.reverse()
+    return kept

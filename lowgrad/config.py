@@ -1,12 +1,12 @@
 """Settings: the one place that reads the environment.
 
-| variable          | meaning                                               | default                 |
-|-------------------|-------------------------------------------------------|-------------------------|
-| LOWGRAD_DUMP      | folder for the IR after each pass and the kernels     | none: no dumps          |
-| LOWGRAD_CACHE     | folder for compiled kernels                           | $XDG_CACHE_HOME/lowgrad |
-| LOWGRAD_THREADS   | threads for NumPy kernels on the CPU                  | the library's own       |
-| LOWGRAD_TRACEBACK | `short` hides lowgrad's own frames, `full` shows them | short                   |
-| LOWGRAD_LOG       | `debug`, `info`, `warning` or `error`                 | warning                 |
+| variable          | meaning                                            | default                 |
+|-------------------|----------------------------------------------------|-------------------------|
+| LOWGRAD_DUMP      | folder for the IR after each pass and the kernels  | none: no dumps          |
+| LOWGRAD_CACHE     | folder for compiled kernels                        | $XDG_CACHE_HOME/lowgrad |
+| LOWGRAD_THREADS   | threads for NumPy kernels on the CPU               | the library's own       |
+| LOWGRAD_TRACEBACK | `short` hides lowgrad's own frames, `full` doesn't | short                   |
+| LOWGRAD_LOG       | `debug`, `info`, `warning` or `error`              | warning                 |
 
 To add a setting: a field of `Settings`, a line of `read`, a row above.
 """

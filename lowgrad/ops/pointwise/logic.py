@@ -1,0 +1,281 @@
+"""Comparison, logic, bits, choice and conversion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lowgrad.errors import ArgumentError, DTypeError, ShapeError
+from lowgrad.ir import tile
+from lowgrad.ir.build import Tracer
+from lowgrad.ir.op import Array, register
+from lowgrad.ir.tile import Tile
+from lowgrad.ir.types import DType, TensorType, bool_
+from lowgrad.ops.pointwise.base import (
+    ANYTHING,
+    BOOLS,
+    INTEGERS,
+    Pointwise,
+    Predicate,
+    check_same,
+    where,
+    zeros_like,
+)
+
+
+class Comparison(Predicate):
+    """Two operands of any dtype to bool. NaN differs from everything and is not ordered."""
+
+    arity = 2
+    domain = ANYTHING
+    result = bool_
+
+
+class Eq(Comparison):
+    """a == b; false if either is NaN."""
+
+    name = "eq"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.equal(a, b)
+
+
+class Ne(Comparison):
+    """a != b; true if either is NaN."""
+
+    name = "ne"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.not_equal(a, b)
+
+
+class Lt(Comparison):
+    """a < b; false if either is NaN."""
+
+    name = "lt"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        with np.errstate(invalid="ignore"):
+            return np.less(a, b)
+
+
+class Le(Comparison):
+    """a <= b; false if either is NaN."""
+
+    name = "le"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        with np.errstate(invalid="ignore"):
+            return np.less_equal(a, b)
+
+
+class Gt(Comparison):
+    """a > b; false if either is NaN."""
+
+    name = "gt"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        with np.errstate(invalid="ignore"):
+            return np.greater(a, b)
+
+
+class Ge(Comparison):
+    """a >= b; false if either is NaN."""
+
+    name = "ge"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        with np.errstate(invalid="ignore"):
+            return np.greater_equal(a, b)
+
+
+class IsNan(Predicate):
+    """Whether x, a number, is NaN; no integer is."""
+
+    name = "isnan"
+    result = bool_
+
+    def evaluate(self, x: Array) -> Any:
+        return np.isnan(x)
+
+    def emit(self, x: Tile) -> Tile:
+        return tile.call("isnan", x) if x.dtype.is_floating_point else tile.call("ne", x, x)
+
+
+class LogicalNot(Predicate):
+    """not x, of bools."""
+
+    name = "logical_not"
+    domain = BOOLS
+    tile_fn = "not"
+
+    def evaluate(self, x: Array) -> Any:
+        return np.logical_not(x)
+
+
+class LogicalAnd(Predicate):
+    """a and b, of bools."""
+
+    name = "logical_and"
+    arity = 2
+    domain = BOOLS
+    tile_fn = "and"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.logical_and(a, b)
+
+
+class LogicalOr(Predicate):
+    """a or b, of bools."""
+
+    name = "logical_or"
+    arity = 2
+    domain = BOOLS
+    tile_fn = "or"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.logical_or(a, b)
+
+
+class LogicalXor(Predicate):
+    """Either a or b but not both, of bools."""
+
+    name = "logical_xor"
+    arity = 2
+    domain = BOOLS
+    tile_fn = "xor"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.logical_xor(a, b)
+
+
+class BitwiseAnd(Predicate):
+    """a & b, bit by bit, of integers."""
+
+    name = "bitwise_and"
+    arity = 2
+    domain = INTEGERS
+    tile_fn = "and"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.bitwise_and(a, b)
+
+
+class BitwiseOr(Predicate):
+    """a | b, bit by bit, of integers."""
+
+    name = "bitwise_or"
+    arity = 2
+    domain = INTEGERS
+    tile_fn = "or"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.bitwise_or(a, b)
+
+
+class BitwiseXor(Predicate):
+    """a ^ b, bit by bit, of integers."""
+
+    name = "bitwise_xor"
+    arity = 2
+    domain = INTEGERS
+    tile_fn = "xor"
+
+    def evaluate(self, a: Array, b: Array) -> Any:
+        return np.bitwise_xor(a, b)
+
+
+class Where(Pointwise):
+    """a where the bool condition holds, else b; a and b have equal types of any dtype.
+
+    The side not taken gets gradient 0. That 0 still meets the derivatives further back: NaN * 0 is
+    NaN, so what is not taken must be made harmless before it is computed, not after.
+    """
+
+    name = "where"
+    arity = 3
+
+    def infer(self, *types: Any) -> TensorType:
+        if len(types) != 3:
+            raise ArgumentError(f"where: takes 3 operands, got {len(types)}")
+        condition, a, b = types
+        check_same("where", a, b)
+        if condition.dtype is not bool_:
+            raise DTypeError(f"where: the condition is {condition}, not bool")
+        if condition.shape != a.shape:
+            raise ShapeError(f"where: operands differ: condition {condition} and {a}")
+        return a
+
+    def evaluate(self, condition: Array, a: Array, b: Array) -> Array:
+        return np.where(condition, a, b)
+
+    def vjp(
+        self, g: Tracer, out: Tracer, condition: Tracer, a: Tracer, b: Tracer
+    ) -> tuple[None, Tracer, Tracer]:
+        zero = zeros_like(g)
+        return None, where(condition, g, zero), where(condition, zero, g)
+
+    def emit(self, condition: Tile, a: Tile, b: Tile) -> Tile:
+        return tile.where(condition, a, b)
+
+
+class Cast(Pointwise):
+    """x as `dtype`, from any to any. Always a rounding point, inside a fused region too.
+
+    Floats to integers truncate toward 0; out of the integers' range the result is unspecified, as
+    it is in PyTorch. To bool is x != 0, so NaN is true. Bools become exactly 0 and 1.
+    """
+
+    name = "cast"
+    domain = ANYTHING
+
+    def infer(self, x: TensorType, *, dtype: DType) -> TensorType:
+        return x.with_dtype(dtype)
+
+    def evaluate(self, x: Array, *, dtype: DType) -> Array:
+        with np.errstate(all="ignore"):
+            return x.astype(dtype.numpy)
+
+    def vjp(self, g: Tracer, out: Tracer, x: Tracer, *, dtype: DType) -> tuple[Tracer | None]:
+        if not (dtype.is_floating_point and x.dtype.is_floating_point):
+            return (None,)
+        return (g.call("cast", dtype=x.dtype),)
+
+    def emit(self, x: Tile, *, dtype: DType) -> Tile:
+        return tile.cast(x, dtype)
+
+
+class StopGradient(Pointwise):
+    """x, of any dtype, with no gradient; `simplify` removes it once autodiff is done."""
+
+    name = "stop_gradient"
+    domain = ANYTHING
+
+    def evaluate(self, x: Array) -> Array:
+        return x
+
+    def vjp(self, g: Tracer, out: Tracer, x: Tracer) -> tuple[None]:
+        return (None,)
+
+    def emit(self, x: Tile) -> Tile:
+        return x
+
+
+eq = register(Eq())
+ne = register(Ne())
+lt = register(Lt())
+le = register(Le())
+gt = register(Gt())
+ge = register(Ge())
+isnan = register(IsNan())
+logical_not = register(LogicalNot())
+logical_and = register(LogicalAnd())
+logical_or = register(LogicalOr())
+logical_xor = register(LogicalXor())
+bitwise_and = register(BitwiseAnd())
+bitwise_or = register(BitwiseOr())
+bitwise_xor = register(BitwiseXor())
+where_ = register(Where())
+cast = register(Cast())
+stop_gradient = register(StopGradient())

@@ -1,0 +1,89 @@
+"""The scan family: results that depend on a whole line of x along `dim`, in order."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lowgrad.errors import DTypeError, ShapeError
+from lowgrad.ir.build import Tracer
+from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.types import TensorType, bool_, int64
+
+
+class Scan(Op):
+    """One input of rank 1 or more; results have its shape."""
+
+    family = "scan"
+    absent: ClassVar[dict[str, str]] = {
+        "emit": "an element needs its neighbours: the skeleton scans or sorts the line"
+    }
+
+
+class CumSum(Scan):
+    """The sums of x[: i + 1] along `dim`, of numbers, in x's dtype; integers wrap.
+
+    Floats add up in f64, as in PyTorch on the CPU: an f32 sum of a long line is all rounding.
+    """
+
+    name = "cumsum"
+
+    def infer(self, x: TensorType, *, dim: int) -> TensorType:
+        check_dim(self.name, x, dim)
+        if x.dtype is bool_:
+            raise DTypeError(f"cumsum: takes numbers, got {x}")
+        return x
+
+    def evaluate(self, x: Array, *, dim: int) -> Array:
+        wide = np.dtype(np.float64) if x.dtype.kind == "f" else x.dtype
+        with np.errstate(all="ignore"):
+            return np.cumsum(x, axis=dim, dtype=wide).astype(x.dtype, copy=False)
+
+    def vjp(self, g: Tracer, out: Tracer, x: Tracer, *, dim: int) -> tuple[Tracer]:
+        # x[i] is in the sums from i on: a cumulative sum from the other end.
+        backwards = g.call("flip", dims=(dim,)).call("cumsum", dim=dim)
+        return (backwards.call("flip", dims=(dim,)),)
+
+
+class Sort(Scan):
+    """(values, indices i64) of x in order along `dim`, of any dtype; equal ones keep their order.
+
+    NaN counts as larger than everything: last, or first if `descending`, as in PyTorch.
+    """
+
+    name = "sort"
+
+    def infer(self, x: TensorType, *, dim: int, descending: bool) -> tuple[TensorType, TensorType]:
+        check_dim(self.name, x, dim)
+        return x, x.with_dtype(int64)
+
+    def evaluate(self, x: Array, *, dim: int, descending: bool) -> tuple[Array, Array]:
+        if descending:
+            # Turned around twice, so that equal ones keep their order.
+            order = np.argsort(np.flip(x, dim), axis=dim, kind="stable")
+            order = np.flip(x.shape[dim] - 1 - order, dim)
+        else:
+            order = np.argsort(x, axis=dim, kind="stable")
+        return np.take_along_axis(x, order, axis=dim), order
+
+    def vjp(
+        self, g: Any, out: Any, x: Tracer, *, dim: int, descending: bool
+    ) -> tuple[Tracer | None]:
+        to_values, _ = g
+        if to_values is None:
+            return (None,)
+        # The places of a permutation, sorted, are its inverse; a gather beats a scatter.
+        _, order = out
+        _, inverse = order.call("sort", dim=dim, descending=False)
+        return (to_values.call("gather", inverse, dim=dim),)
+
+
+def check_dim(name: str, x: TensorType, dim: int) -> None:
+    """Raise ShapeError unless `dim` is one of x's dims, counted from 0."""
+    if not 0 <= dim < x.ndim:
+        raise ShapeError(f"{name}: no dim {dim} in {x}")
+
+
+cumsum = register(CumSum())
+sort = register(Sort())

@@ -1,0 +1,1 @@
+"""The layers, an idea to a file; `lowgrad.nn` names them all."""

@@ -79,6 +79,13 @@ def user_frame() -> tuple[str, int, str] | None:
     return None
 
 
+def is_library_file(filename: str) -> bool:
+    """Whether the file belongs to lowgrad, the standard library or an installed package."""
+    if _is_internal(filename) or filename == "":
+        return True
+    return filename.startswith((_STDLIB, *_INSTALLED)) or "site-packages" in filename
+
+
 def user_location(skip_internal: bool = True) -> Location | None:
     """`user_frame` as a Location, its file relative to the working directory if below it.
 

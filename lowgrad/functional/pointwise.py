@@ -1,0 +1,457 @@
+"""Elementwise functions, with broadcasting and PyTorch's type promotion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from lowgrad.errors import DTypeError
+from lowgrad.functional.common import (
+    NUMBERS,
+    Operand,
+    as_tensor_like,
+    cast,
+    common_dtype,
+    float_dtype,
+    floating,
+    full_of,
+    matched,
+)
+from lowgrad.ir.types import DType, bool_
+from lowgrad.tensor import Tensor, method, run
+
+__all__ = ["abs", "add", "addcdiv", "addcmul", "bitwise_and", "bitwise_not", "bitwise_or"]
+__all__ += ["bitwise_xor", "ceil", "clamp", "clip", "clone", "cos", "detach", "div", "divide", "eq"]
+__all__ += ["erf", "exp", "expm1", "floor", "floor_divide", "fmod", "ge", "greater", "gt"]
+__all__ += ["isclose", "isfinite", "isinf", "isnan", "le", "lerp", "less", "log", "log1p", "log2"]
+__all__ += ["log10", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "masked_fill"]
+__all__ += ["maximum", "minimum", "mul", "multiply", "nan_to_num", "ne", "neg", "negative", "pow"]
+__all__ += ["reciprocal", "relu", "remainder", "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt"]
+__all__ += ["square", "sub", "subtract", "tanh", "true_divide", "trunc", "where"]
+
+
+def _unary(name: str, doc: str, *, to_float: bool, op: str = "") -> Callable[[Tensor], Tensor]:
+    def function(input: Tensor) -> Tensor:
+        return run(op or name, floating(input) if to_float else input)
+
+    function.__name__ = name
+    function.__doc__ = f"{doc}. Integers become the default float." if to_float else f"{doc}."
+    return method(name)(function)
+
+
+exp = _unary("exp", "e to the power of each element", to_float=True)
+log = _unary("log", "The natural logarithm of each element", to_float=True)
+log1p = _unary("log1p", "log(1 + x), exact for small x", to_float=True)
+expm1 = _unary("expm1", "exp(x) - 1, exact for small x", to_float=True)
+sqrt = _unary("sqrt", "The square root of each element", to_float=True)
+rsqrt = _unary("rsqrt", "1 / sqrt(x)", to_float=True)
+sin = _unary("sin", "The sine of each element, in radians", to_float=True)
+cos = _unary("cos", "The cosine of each element, in radians", to_float=True)
+tanh = _unary("tanh", "The hyperbolic tangent of each element", to_float=True)
+sigmoid = _unary("sigmoid", "1 / (1 + exp(-x))", to_float=True)
+erf = _unary("erf", "The error function of each element", to_float=True)
+floor = _unary("floor", "The largest integer not above each element", to_float=False)
+ceil = _unary("ceil", "The smallest integer not below each element", to_float=False)
+sign = _unary("sign", "-1, 0 or 1; NaN stays NaN", to_float=False)
+abs = _unary("abs", "The absolute value of each element", to_float=False)
+neg = _unary("neg", "The negated elements", to_float=False)
+negative = neg
+method("__neg__")(neg)
+method("__abs__", "absolute")(abs)
+
+
+@method("round", "__round__")
+def round(input: Tensor, *, decimals: int = 0) -> Tensor:
+    """Each element rounded to the nearest integer, halves to even."""
+    if decimals == 0:
+        return run("round", input)
+    scale = 10.0**decimals
+    return run("round", input * scale) / scale
+
+
+@method()
+def trunc(input: Tensor) -> Tensor:
+    """Each element rounded towards zero."""
+    return where(input < 0, ceil(input), floor(input))
+
+
+@method()
+def square(input: Tensor) -> Tensor:
+    """x * x."""
+    return input * input
+
+
+@method()
+def reciprocal(input: Tensor) -> Tensor:
+    """1 / x."""
+    return 1.0 / input
+
+
+@method()
+def relu(input: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return run("maximum", input, full_of(input._ref.type.shape, input.dtype, 0))
+
+
+@method()
+def log2(input: Tensor) -> Tensor:
+    """The logarithm to base 2."""
+    return log(input) * (1 / math.log(2))
+
+
+@method()
+def log10(input: Tensor) -> Tensor:
+    """The logarithm to base 10."""
+    return log(input) * (1 / math.log(10))
+
+
+def _binary(op: str, input: Operand, other: Operand, dtype: DType | None = None) -> Tensor:
+    a, b = matched(op, input, other, dtype=dtype)
+    return run(op, a, b)
+
+
+def _arithmetic(op: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The operator and its reflection; NotImplemented for what is neither tensor nor number."""
+
+    def operator(self: Tensor, other: Any) -> Any:
+        if type(other) is Tensor and other._ref.type == self._ref.type:
+            return run(op, self, other)
+        if not isinstance(other, (Tensor, *NUMBERS)):
+            return NotImplemented
+        return _binary(op, self, other)
+
+    def reflected(self: Tensor, other: Any) -> Any:
+        return _binary(op, other, self) if isinstance(other, NUMBERS) else NotImplemented
+
+    return operator, reflected
+
+
+_mul_pair = _arithmetic("mul")
+_sub_pair = _arithmetic("sub")
+_add_pair = _arithmetic("add")
+
+
+@method("add")
+def add(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
+    """input + alpha * other."""
+    other = other if alpha == 1 else mul(other, alpha)
+    return logical_or(input, other) if _are_bool(input, other) else _binary("add", input, other)
+
+
+@method("sub", "subtract")
+def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
+    """input - alpha * other."""
+    if _are_bool(input, other):
+        raise DTypeError("sub: bool tensors cannot be subtracted", fix="a.logical_xor(b)")
+    return _binary("sub", input, other if alpha == 1 else mul(other, alpha))
+
+
+@method("mul", "multiply")
+def mul(input: Operand, other: Operand) -> Tensor:
+    """input * other."""
+    return logical_and(input, other) if _are_bool(input, other) else _binary("mul", input, other)
+
+
+subtract, multiply = sub, mul
+
+
+def _are_bool(*operands: Operand) -> bool:
+    for x in operands:
+        if not isinstance(x, bool) and not (isinstance(x, Tensor) and x.dtype is bool_):
+            return False
+    return True
+
+
+def _checked(
+    function: Callable[..., Tensor], pair: tuple[Callable[..., Any], Callable[..., Any]]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The quick operators, going through `function` where bools need its care."""
+    quick, reflected = pair
+
+    def operator(self: Tensor, other: Any) -> Any:
+        return function(self, other) if _are_bool(self, other) else quick(self, other)
+
+    return operator, reflected
+
+
+for _name, _function, _pair in (("add", add, _add_pair), ("mul", mul, _mul_pair)):
+    _forward, _reverse = _checked(_function, _pair)
+    method(f"__{_name}__")(_forward)
+    method(f"__r{_name}__")(_reverse)
+_forward, _reverse = _checked(sub, _sub_pair)
+method("__sub__")(_forward)
+method("__rsub__")(_reverse)
+
+
+@method("div", "divide", "true_divide")
+def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
+    """input / other; rounding_mode "floor" or "trunc" rounds the quotient, and keeps integers."""
+    if rounding_mode == "floor":
+        return floor_divide(input, other)
+    quotient = _binary("div", input, other, float_dtype(common_dtype((input, other))))
+    if rounding_mode is None:
+        return quotient
+    return cast(trunc(quotient), common_dtype((input, other)))
+
+
+divide = true_divide = div
+
+
+def _operators(name: str, function: Callable[..., Tensor]) -> None:
+    """Attach `__name__` and `__rname__`."""
+
+    def operator(self: Tensor, other: Any) -> Any:
+        return function(self, other) if isinstance(other, (Tensor, *NUMBERS)) else NotImplemented
+
+    def reflected(self: Tensor, other: Any) -> Any:
+        return function(other, self) if isinstance(other, NUMBERS) else NotImplemented
+
+    method(f"__{name}__")(operator)
+    method(f"__r{name}__")(reflected)
+
+
+@method()
+def floor_divide(input: Operand, other: Operand) -> Tensor:
+    """The quotient rounded down, as Python's `//`."""
+    return _binary("floordiv", input, other)
+
+
+@method()
+def remainder(input: Operand, other: Operand) -> Tensor:
+    """The remainder with the divisor's sign, as Python's `%`."""
+    return _binary("mod", input, other)
+
+
+@method()
+def fmod(input: Operand, other: Operand) -> Tensor:
+    """The remainder with the dividend's sign, as C's `fmod`."""
+    a, b = matched("fmod", input, other)
+    return where(a < 0, -(abs(a) % abs(b)), abs(a) % abs(b))
+
+
+@method()
+def pow(input: Operand, exponent: Operand) -> Tensor:
+    """input to the power of exponent."""
+    if isinstance(input, Tensor) and isinstance(exponent, NUMBERS):
+        if exponent == 2:
+            return input * input
+        if exponent == 1:
+            return clone(input)
+        if exponent == 0.5:
+            return sqrt(input)
+    return _binary("pow", input, exponent)
+
+
+_operators("truediv", div)
+_operators("floordiv", floor_divide)
+_operators("mod", remainder)
+_operators("pow", pow)
+
+
+@method()
+def maximum(input: Tensor, other: Tensor) -> Tensor:
+    """The larger of each pair; NaN if either is."""
+    return _binary("maximum", input, other)
+
+
+@method()
+def minimum(input: Tensor, other: Tensor) -> Tensor:
+    """The smaller of each pair; NaN if either is."""
+    return _binary("minimum", input, other)
+
+
+def _comparison(name: str, doc: str, *aliases: str) -> Callable[[Tensor, Operand], Tensor]:
+    def function(input: Tensor, other: Operand) -> Tensor:
+        return _binary(name, input, other)
+
+    def operator(self: Tensor, other: Any) -> Any:
+        return function(self, other) if isinstance(other, (Tensor, *NUMBERS)) else NotImplemented
+
+    function.__name__ = name
+    function.__doc__ = f"Elementwise {doc}, as bools."
+    method(f"__{name}__")(operator)
+    return method(name, *aliases)(function)
+
+
+eq = _comparison("eq", "input == other")
+ne = _comparison("ne", "input != other", "not_equal")
+lt = less = _comparison("lt", "input < other", "less")
+le = _comparison("le", "input <= other", "less_equal")
+gt = greater = _comparison("gt", "input > other", "greater")
+ge = _comparison("ge", "input >= other", "greater_equal")
+
+
+def _logical(name: str) -> Callable[[Tensor, Operand], Tensor]:
+    def function(input: Tensor, other: Operand) -> Tensor:
+        a, b = matched(name, _as_bool(input), _as_bool(other))
+        return run(name, a, b)
+
+    function.__name__ = name
+    function.__doc__ = f"Elementwise {name.partition('_')[2]} of truth values (non-zero is true)."
+    return method(name)(function)
+
+
+def _as_bool(x: Operand) -> Operand:
+    if isinstance(x, Tensor):
+        return x if x.dtype is bool_ else x != 0
+    return bool(x)
+
+
+logical_and = _logical("logical_and")
+logical_or = _logical("logical_or")
+logical_xor = _logical("logical_xor")
+
+
+@method()
+def logical_not(input: Tensor) -> Tensor:
+    """Elementwise not of truth values."""
+    return run("logical_not", _as_bool(input))
+
+
+def _bitwise(name: str, logical: Callable[..., Tensor]) -> Callable[[Tensor, Operand], Tensor]:
+    def function(input: Tensor, other: Operand) -> Tensor:
+        a, b = matched(name, input, other)
+        if a.dtype.is_floating_point:
+            raise DTypeError(f"{name}: needs integers or bools, got {a.dtype!r}")
+        return logical(a, b) if a.dtype is bool_ else run(name, a, b)
+
+    function.__name__ = name
+    function.__doc__ = "Bits of integers; truth values of bools."
+    _operators(name.partition("_")[2], function)
+    return method(name)(function)
+
+
+bitwise_and = _bitwise("bitwise_and", logical_and)
+bitwise_or = _bitwise("bitwise_or", logical_or)
+bitwise_xor = _bitwise("bitwise_xor", logical_xor)
+
+
+@method("bitwise_not", "__invert__")
+def bitwise_not(input: Tensor) -> Tensor:
+    """All bits flipped; `not` of bools."""
+    if input.dtype is bool_:
+        return logical_not(input)
+    if input.dtype.is_floating_point:
+        raise DTypeError(f"bitwise_not: needs integers or bools, got {input.dtype!r}")
+    return -1 - input
+
+
+@method()
+def isnan(input: Tensor) -> Tensor:
+    """Whether each element is NaN."""
+    return run("isnan", floating(input))
+
+
+@method()
+def isinf(input: Tensor) -> Tensor:
+    """Whether each element is infinite."""
+    return abs(floating(input)) == math.inf
+
+
+@method()
+def isfinite(input: Tensor) -> Tensor:
+    """Whether each element is neither infinite nor NaN."""
+    return abs(floating(input)) < math.inf
+
+
+@method()
+def isclose(
+    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
+    """|input - other| <= atol + rtol * |other|, elementwise."""
+    near = abs(input - other) <= atol + rtol * abs(other)
+    same = logical_or(near & isfinite(other), input == other)
+    return same | (isnan(input) & isnan(other)) if equal_nan else same
+
+
+@method()
+def nan_to_num(
+    input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    """NaN and infinities replaced by numbers; infinities by the largest finite ones if not given."""
+    import ml_dtypes
+
+    largest = float(ml_dtypes.finfo(input.dtype.numpy).max)
+    result = where(isnan(input), nan, input)
+    result = where(result == math.inf, largest if posinf is None else posinf, result)
+    return where(result == -math.inf, -largest if neginf is None else neginf, result)
+
+
+@method()
+def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
+    """Each element moved into [min, max]; NaN stays NaN."""
+    result = input
+    if min is not None:
+        result = _binary("maximum", result, min)
+    if max is not None:
+        result = _binary("minimum", result, max)
+    return result
+
+
+clip = method("clip")(clamp)
+
+
+def where(condition: Tensor, input: Operand, other: Operand) -> Tensor:
+    """input where condition holds, else other; all three broadcast."""
+    if condition.dtype is not bool_:
+        raise DTypeError(f"where: the condition must be bool, not {condition.dtype!r}")
+    operands = [input, other]
+    dtype = common_dtype((input, other))
+    a, b = (as_tensor_like(x, condition) if not isinstance(x, Tensor) else x for x in operands)
+    from lowgrad.functional.common import broadcast_shape, expand_to
+
+    shape = broadcast_shape("where", condition.shape, a.shape, b.shape)
+    return run(
+        "where",
+        expand_to(condition, shape),
+        expand_to(cast(a, dtype), shape),
+        expand_to(cast(b, dtype), shape),
+    )
+
+
+@method("where")
+def _where_method(self: Tensor, condition: Tensor, other: Operand) -> Tensor:
+    """self where condition holds, else other."""
+    return where(condition, self, other)
+
+
+@method()
+def masked_fill(input: Tensor, mask: Tensor, value: Operand) -> Tensor:
+    """`value` where `mask` holds, else input."""
+    filled = value if isinstance(value, Tensor) else full_of((), input.dtype, value)
+    return where(mask, cast(filled, input.dtype), input)
+
+
+@method()
+def lerp(input: Tensor, end: Tensor, weight: Operand) -> Tensor:
+    """input + weight * (end - input)."""
+    return input + weight * (end - input)
+
+
+@method()
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """input + value * tensor1 * tensor2."""
+    return input + (tensor1 * tensor2 if value == 1 else value * tensor1 * tensor2)
+
+
+@method()
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """input + value * tensor1 / tensor2."""
+    return input + (tensor1 / tensor2 if value == 1 else value * (tensor1 / tensor2))
+
+
+@method()
+def clone(input: Tensor) -> Tensor:
+    """A copy with its own elements; gradients flow through."""
+    return run("cast", input, dtype=input.dtype)
+
+
+@method()
+def detach(input: Tensor) -> Tensor:
+    """The same elements without their history."""
+    from lowgrad.autograd import no_grad
+    from lowgrad.tensor import view
+
+    with no_grad():
+        return view(input, "stop_gradient")

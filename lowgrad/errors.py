@@ -34,6 +34,27 @@ from collections.abc import Sequence
 from types import CodeType, FrameType
 from typing import NamedTuple
 
+__all__ = [
+    "AliasError",
+    "ArgumentError",
+    "AutogradError",
+    "CheckpointError",
+    "CompileError",
+    "CompileWarning",
+    "DTypeError",
+    "DeviceError",
+    "IRParseError",
+    "IndexOutOfRange",
+    "KernelCheckError",
+    "LowgradError",
+    "MissingDependencyError",
+    "OutOfMemory",
+    "ShapeError",
+    "UnsafeCacheWarning",
+    "VerifyError",
+    "WorkerError",
+]
+
 MAX_COLUMNS = 100
 MAX_LINES = 12
 
@@ -344,9 +365,11 @@ class MissingDependencyError(LowgradError, ImportError):
 
 
 class WorkerError(LowgradError, RuntimeError):
-    """A process that loads data raised an error or died.
+    """A process that loads data died, or gave no batch in time.
 
-    Example: `DataLoader(data, num_workers=4)` whose dataset opens a file that is not there.
+    An error that its data set raises keeps its own type; it is a WorkerError only if it cannot be
+    passed between processes.
+    Example: `DataLoader(data, num_workers=4)` where four workers need more memory than there is.
     Fix: `num_workers=0` runs the same code in the main process, where a debugger works. A worker
     killed by signal 9 was most often out of memory.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
     errors | config | ir | ops | passes | runtime | codegen
-    | compiler promotion tape | dispatch | printing | tensor | autograd | functional | transforms
+    | compiler promotion generator tape | dispatch | printing | tensor | autograd | functional | transforms
     | nn optim utils distributed cli demo | __init__
 """
 LAYER = {name: i for i, names in enumerate(LAYERS.split("|")) for name in names.split()}

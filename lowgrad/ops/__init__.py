@@ -1,5 +1,25 @@
 """The ops, a family to a file. Importing this package fills the registry."""
 
-from lowgrad.ops import contraction, create, pointwise, random, reduction, scan, view
+from lowgrad.ops import (
+    contraction,
+    create,
+    indexing,
+    pointwise,
+    random,
+    reduction,
+    region,
+    scan,
+    view,
+)
 
-__all__ = ["contraction", "create", "pointwise", "random", "reduction", "scan", "view"]
+__all__ = [
+    "contraction",
+    "create",
+    "indexing",
+    "pointwise",
+    "random",
+    "reduction",
+    "region",
+    "scan",
+    "view",
+]

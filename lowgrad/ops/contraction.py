@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from lowgrad.errors import DTypeError, ShapeError
@@ -18,7 +20,9 @@ class Matmul(Op):
 
     name = "matmul"
     family = "contraction"
-    absent = {"emit": "codegen has a skeleton for it, of loads, dots and a store"}
+    absent: ClassVar[dict[str, str]] = {
+        "emit": "codegen has a skeleton for it, of loads, dots and a store"
+    }
 
     def infer(self, a: TensorType, b: TensorType) -> TensorType:
         if a.dtype is not b.dtype or a.dtype is bool_:

@@ -8,7 +8,7 @@ anything that knows + - * // and % with ints, so ints will do.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -29,10 +29,10 @@ class Bound(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Where all `bounds` hold, the output's element is that of input `source` at `index`."""
+    """Where all `bounds` hold, the output's element is that of input `source` at index `at`."""
 
     source: int
-    index: Index
+    at: Index
     bounds: list[Bound]
 
 
@@ -41,14 +41,17 @@ class View(Op):
 
     family = "view"
     moves_data = True
-    absent = {"emit": "a view has an index map instead"}
+    absent: ClassVar[dict[str, str]] = {"emit": "a view has an index map instead"}
 
-    def index(self, idx: Index, in_type: TensorType, out_type: TensorType, **attrs: Any) -> Index:
-        """The input's index of the output's element at `idx`."""
+    def index(self, *args: Any, **attrs: Any) -> Index:
+        """The input's index of an output's element.
+
+        args: the element's index, the type of x, the type of the result.
+        """
         raise NotImplementedError(self.name)
 
-    def put(self, base: Tracer, new: Any, **attrs: Any) -> Tracer:
-        """`base` after this view of it was overwritten by `new`."""
+    def put(self, *args: Any, **attrs: Any) -> Tracer:
+        """The base after this view of it was overwritten. args: the base, the view's new value."""
         raise NotImplementedError(self.name)
 
 
@@ -57,12 +60,16 @@ class Patchwork(Op):
 
     family = "view"
     moves_data = True
-    absent = {"emit": "a view has an index map instead", "put": "the result is a copy, not a view"}
+    absent: ClassVar[dict[str, str]] = {
+        "emit": "a view has an index map instead",
+        "put": "the result is a copy, not a view",
+    }
 
-    def pieces(
-        self, idx: Index, in_types: tuple[TensorType, ...], out_type: TensorType, **attrs: Any
-    ) -> list[Piece]:
-        """The sources of the output's element at `idx`: the first whose bounds hold counts."""
+    def pieces(self, *args: Any, **attrs: Any) -> list[Piece]:
+        """The sources of an output's element: the first whose bounds hold counts.
+
+        args: the element's index, the types of the inputs, the type of the result.
+        """
         raise NotImplementedError(self.name)
 
 
@@ -86,7 +93,7 @@ class Reshape(View):
     def vjp(self, g: Tracer, out: Tracer, x: Tracer, *, shape: Shape) -> tuple[Tracer]:
         return (reshape(g, shape=x.shape),)
 
-    def put(self, base: Tracer, new: Any, *, shape: Shape) -> Tracer:
+    def put(self, base: Tracer, new: Tracer, *, shape: Shape) -> Tracer:
         return reshape(new, shape=base.shape)
 
     def index(
@@ -144,7 +151,7 @@ class Permute(View):
     def vjp(self, g: Tracer, out: Tracer, x: Tracer, *, dims: tuple[int, ...]) -> tuple[Tracer]:
         return (permute(g, dims=_inverse(dims)),)
 
-    def put(self, base: Tracer, new: Any, *, dims: tuple[int, ...]) -> Tracer:
+    def put(self, base: Tracer, new: Tracer, *, dims: tuple[int, ...]) -> Tracer:
         return permute(new, dims=_inverse(dims))
 
     def index(
@@ -178,7 +185,7 @@ class Expand(View):
         repeated = tuple(d for d in range(len(shape)) if shape[d] != x.shape[d])
         return (g.call("sum", dims=repeated) if repeated else g,)
 
-    def put(self, base: Tracer, new: Any, *, shape: Shape) -> Tracer:
+    def put(self, base: Tracer, new: Tracer, *, shape: Shape) -> Tracer:
         if shape != base.shape:
             raise AliasError(
                 "cannot write in place: this tensor repeats memory "
@@ -215,7 +222,9 @@ class Slice(View):
         zeros = g.builder.full(x.type, 0)
         return (slice_update(zeros, g, starts=starts, stops=stops, steps=steps),)
 
-    def put(self, base: Tracer, new: Any, *, starts: Shape, stops: Shape, steps: Shape) -> Tracer:
+    def put(
+        self, base: Tracer, new: Tracer, *, starts: Shape, stops: Shape, steps: Shape
+    ) -> Tracer:
         return slice_update(base, new, starts=starts, stops=stops, steps=steps)
 
     def index(
@@ -247,7 +256,7 @@ class Flip(View):
     def vjp(self, g: Tracer, out: Tracer, x: Tracer, *, dims: tuple[int, ...]) -> tuple[Tracer]:
         return (flip(g, dims=dims),)
 
-    def put(self, base: Tracer, new: Any, *, dims: tuple[int, ...]) -> Tracer:
+    def put(self, base: Tracer, new: Tracer, *, dims: tuple[int, ...]) -> Tracer:
         return flip(new, dims=dims)
 
     def index(

@@ -144,16 +144,18 @@ class MultiheadAttention(Module):
 
     def _projected(self, q: Tensor, k: Tensor, v: Tensor, is_self: bool) -> list[Tensor]:
         """query, key and value each through its own part of the input projection."""
-        size = self.embed_dim
-        if self.in_proj_weight is None:
-            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
-        elif is_self:
+        if is_self and self.in_proj_weight is not None:
             return list(F.linear(q, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1))
-        else:
-            weights = [self.in_proj_weight.narrow(0, i * size, size) for i in range(3)]
-        bias = self.in_proj_bias
-        biases = [None if bias is None else bias.narrow(0, i * size, size) for i in range(3)]
+        biases = [None, None, None] if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        weights = self._projections()
         return [F.linear(x, w, b) for x, w, b in zip((q, k, v), weights, biases, strict=True)]
+
+    def _projections(self) -> list[Tensor]:
+        """The weights of query, key and value, each [embed_dim, its features]."""
+        if self.in_proj_weight is not None:
+            return list(self.in_proj_weight.chunk(3))
+        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        return [self.get_parameter(name) for name in names]
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, length, embed_dim] -> [B, num_heads, length, head_dim]."""

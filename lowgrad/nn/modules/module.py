@@ -79,7 +79,7 @@ class Module:
     def __delattr__(self, name: str) -> None:
         for members in (self._parameters, self._buffers, self._modules):
             if name in members:
-                del members[name]  # type: ignore[attr-defined]
+                del members[name]
                 self._non_persistent_buffers_set.discard(name)
                 break
         else:
@@ -147,7 +147,7 @@ class Module:
         """Remove any other kind of member called `name`, which is about to be replaced."""
         self.__dict__.pop(name, None)
         for members in (self._parameters, self._buffers, self._modules):
-            members.pop(name, None)  # type: ignore[attr-defined]
+            members.pop(name, None)
         self._non_persistent_buffers_set.discard(name)
 
     # Walking ----------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def _private_dir(root: Path) -> Path:
         return root
     warnings.warn(
         UnsafeCacheWarning(
-            f"kernel cache {root} {fault}; a temporary one is used, so kernels compile again",
+            f"the kernel cache {fault}, so a temporary one is used: {root}",
             fix="point LOWGRAD_CACHE at a folder that only you can write",
         ),
         stacklevel=3,

@@ -1,0 +1,3 @@
+"""What training programs need beside the model: data loading."""
+
+from lowgrad.utils import data as data

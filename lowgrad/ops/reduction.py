@@ -25,8 +25,8 @@ Dims = tuple[int, ...]
 class Reduction(Op):
     """x reduced along `dims` (sorted, not negative, not empty); their sizes become 1.
 
-    `combine` is the tile function of two partial results. f16 and bf16 accumulate in f32: sums in
-    bf16 stop growing at 256.
+    `combine` says what a kernel does with two partial results. f16 and bf16 accumulate in f32: sums
+    in bf16 stop growing at 256.
     """
 
     family = "reduction"
@@ -47,12 +47,16 @@ class Reduction(Op):
         """The number that combines with any other to that other; for the masked lanes."""
         raise NotImplementedError(self.name)
 
+
+class Fold(Reduction):
+    """Partial results are plain elements, and `combine` is the tile function of two of them."""
+
     def emit(self, *tiles: Any, **attrs: Any) -> Tile:
         a, b = tiles
         return tile.call(self.combine, a, b)
 
 
-class Sum(Reduction):
+class Sum(Fold):
     """The sum, of numbers, in x's dtype; 0 of nothing. Integers wrap."""
 
     name = "sum"
@@ -69,7 +73,7 @@ class Sum(Reduction):
         return (expand(g, x),)
 
 
-class Prod(Reduction):
+class Prod(Fold):
     """The product, of numbers, in x's dtype; 1 of nothing. Integers wrap."""
 
     name = "prod"
@@ -92,7 +96,7 @@ class Prod(Reduction):
         return (others.call("reshape", shape=moved.shape).call("permute", dims=back),)
 
 
-class Extremum(Reduction):
+class Extremum(Fold):
     """The largest or smallest. Equal ones share the gradient equally, as torch.amax has it."""
 
     allows_empty = False
@@ -139,7 +143,7 @@ class Min(Extremum):
             return np.min(x, axis=dims, keepdims=True)
 
 
-class AnyOf(Reduction):
+class AnyOf(Fold):
     """Whether any bool holds; false of nothing."""
 
     name = "any"
@@ -154,7 +158,7 @@ class AnyOf(Reduction):
         return np.any(x, axis=dims, keepdims=True)
 
 
-class AllOf(Reduction):
+class AllOf(Fold):
     """Whether all bools hold; true of nothing."""
 
     name = "all"
@@ -187,9 +191,6 @@ class ArgExtremum(Reduction):
         if len(dims) != 1:
             raise ShapeError(f"{self.name}: goes along one dim, got {list(dims)} of {x}")
         return super().infer(x, dims=dims).with_dtype(int64)
-
-    def emit(self, *tiles: Any, **attrs: Any) -> Tile:
-        raise NotImplementedError(self.absent["emit"])
 
     def vjp(self, g: Any, out: Any, x: Tracer, *, dims: Dims) -> tuple[None]:
         return (None,)

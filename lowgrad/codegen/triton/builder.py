@@ -84,8 +84,7 @@ class Builder(ti.InterpreterBuilder):  # type: ignore[misc]
             return np.broadcast_to(other.data, shape).astype(dtype)
         if not self.checked:
             return np.zeros(shape, dtype)
-        is_integer = dtype.kind in "biu"
-        return np.full(shape, 0x5A if is_integer else self.poison, np.float64).astype(dtype)
+        return np.full(shape, _poison_of(dtype, self.poison))
 
     def create_masked_store(self, ptrs: Any, value: Any, mask: Any, *hints: Any, **_: Any) -> None:
         dtype = np_dtype(ptrs.get_element_ty())
@@ -110,6 +109,9 @@ class Builder(ti.InterpreterBuilder):  # type: ignore[misc]
         return ti.TensorHandle(real, ptr.dtype)
 
     # --- Arithmetic ---
+
+    def get_bf16(self, value: float) -> Any:  # Triton 3.6 has none
+        return ti.TensorHandle(np.array([value], LOW_PRECISION[tl.bfloat16]), tl.bfloat16)
 
     def _cast(self, src: Any, dst_type: Any, *_: Any) -> Any:
         return ti.TensorHandle(src.data.astype(np_dtype(dst_type)), dst_type.scalar)
@@ -147,6 +149,14 @@ class Builder(ti.InterpreterBuilder):  # type: ignore[misc]
         held = np.asarray(condition.data)
         if not held.all():
             raise AccessError(f"{message} ({np.count_nonzero(~held)} of {held.size} lanes)")
+
+
+def _poison_of(dtype: np.dtype[Any], poison: float) -> Array:
+    """[] `poison`, or in the integers, which it may not fit into, a number that stands for it."""
+    if dtype.kind not in "biu":
+        return np.asarray(poison, np.float64).astype(dtype)
+    low = -0x5B if dtype.kind == "i" else 0
+    return np.asarray(low if poison < 0 else 0x5A).astype(dtype)
 
 
 def _mask(ptrs: Any, mask: Any) -> Array:

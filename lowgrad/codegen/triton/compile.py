@@ -169,9 +169,7 @@ def _compile(job: Job, kernel: Any, target: Any) -> Any:
 
     # In the kernel's own order: the position of an argument is its place in the parameter block.
     signature = {n: job.signature.get(n, "constexpr") for n in kernel.arg_names}
-    hints = {
-        (kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in sorted(job.divisible)
-    }
+    hints = {(kernel.arg_names.index(n),): [["tt.divisibility", 16]] for n in sorted(job.divisible)}
     options = {
         "num_warps": job.num_warps,
         "num_stages": job.num_stages,

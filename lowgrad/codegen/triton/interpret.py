@@ -6,7 +6,6 @@ Slow (about half a millisecond for each program of the grid): for small grids wi
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -54,7 +53,10 @@ def interpret(
     memory = Memory(list(arrays), list(arrays.values()), watch=check)
     sizes = _grid3(grid)
     memory.program_id = lambda program: _program_id(program, sizes)
-    pointers = {n: builder.pointer(memory.pointer(i), a.dtype) for i, (n, a) in _each(arrays)}
+    pointers = {
+        name: builder.pointer(memory.pointer(position), array.dtype)
+        for position, (name, array) in enumerate(arrays.items())
+    }
     with language_lock.exclusive():
         scalars = {
             n: builder.scalar(_numpy_scalar(n, a))
@@ -75,26 +77,45 @@ def check_dead_lanes(
     args: Sequence[Array | int | float | np.generic],
     constants: Mapping[str, object],
 ) -> None:
-    """Run the kernel on copies under several poisons; the results must not differ in a bit.
+    """Run the kernel under several poisons; the results must not differ in a bit.
 
     Finds what one poison hides: NaN is lost in a maximum, and a large number in a minimum.
+    The arrays hold afterwards what they held before.
     Raises KernelCheckError naming the argument whose values depend on dead lanes.
     """
-    results = []
-    for poison in (math.nan, 3e4, -3e4):  # within float16's range
-        copies = [np.array(a) if isinstance(a, np.ndarray) else a for a in args]
-        interpret(fn, grid, copies, constants, poison=poison)
-        results.append(copies)
     names = _value_names(fn, args, constants)
-    for name, first, *others in zip(names, *results, strict=True):
-        if isinstance(first, np.ndarray) and any(o.tobytes() != first.tobytes() for o in others):
+    arrays = {n: a for n, a in zip(names, args, strict=True) if isinstance(a, np.ndarray)}
+    # 3e4 is within float16's range.
+    first, *others = [
+        _results(fn, grid, args, constants, arrays, poison) for poison in (math.nan, 3e4, -3e4)
+    ]
+    for name in arrays:
+        if any(other[name] != first[name] for other in others):
             raise KernelCheckError(
                 f"{_name(fn)}: values of {name} depend on dead lanes of a masked load", at=""
             )
 
 
-def _each(arrays: Mapping[str, Array]) -> Any:
-    return enumerate(arrays.items())
+def _results(
+    fn: Any,
+    grid: tuple[int, ...],
+    args: Sequence[Array | int | float | np.generic],
+    constants: Mapping[str, object],
+    arrays: Mapping[str, Array],
+    poison: float,
+) -> dict[str, bytes]:
+    """The bytes of each array after a run, which is then undone.
+
+    In place and not on copies, which would have other strides and not overlap as these may.
+    """
+    before = {name: array.copy() for name, array in arrays.items()}
+    try:
+        interpret(fn, grid, args, constants, poison=poison)
+        return {name: array.tobytes() for name, array in arrays.items()}
+    finally:
+        for name, array in arrays.items():
+            if array.flags.writeable:
+                array[...] = before[name]
 
 
 def _value_names(fn: Any, args: Sequence[object], constants: Mapping[str, object]) -> list[str]:
@@ -144,8 +165,7 @@ def _check_error(fn: Any, program_id: tuple[int, ...], error: Exception) -> Kern
 
 def _kernel_line(fn: Any, traceback: TracebackType | None) -> str:
     """The line of the kernel's own file that an error came from, innermost first."""
-    file = sys.modules[fn.fn.__module__].__file__ if fn.fn.__module__ in sys.modules else None
-    file = file or fn.fn.__code__.co_filename
+    file = fn.fn.__code__.co_filename
     found = ""
     while traceback is not None:
         if traceback.tb_frame.f_code.co_filename == file:

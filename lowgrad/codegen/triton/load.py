@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import linecache
 import os
 import sys
 import tempfile
@@ -62,6 +63,8 @@ def _module(source: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None, "a .py suffix always has a loader"
     module = importlib.util.module_from_spec(spec)
+    # The interpreter reads the source again later; without a time linecache does not ask the disk.
+    linecache.cache[str(path)] = (len(source), None, source.splitlines(True), str(path))
     # Not `spec.loader.exec_module`: that would run whatever bytecode lies in __pycache__, while
     # this runs the text that was asked for, whoever may have touched the file since.
     exec(compile(source, str(path), "exec"), module.__dict__)

@@ -132,9 +132,7 @@ class Memory:
 
     # --- Bounds ---
 
-    def _accesses(
-        self, kind: str, pointers: Array, mask: Array, itemsize: int
-    ) -> Iterator[Access]:
+    def _accesses(self, kind: str, pointers: Array, mask: Array, itemsize: int) -> Iterator[Access]:
         lanes = np.flatnonzero(mask)
         if lanes.size == 0:
             return
@@ -148,9 +146,7 @@ class Memory:
             own = numbers == number
             yield self._access(kind, int(number), live[own], lanes[own], itemsize)
 
-    def _access(
-        self, kind: str, number: int, live: Array, lanes: Array, itemsize: int
-    ) -> Access:
+    def _access(self, kind: str, number: int, live: Array, lanes: Array, itemsize: int) -> Access:
         if not 1 <= number <= len(self.arguments):
             raise AccessError(f"{kind} through a pointer to no argument in {_lanes(lanes)}")
         argument = self.arguments[number - 1]
@@ -316,5 +312,4 @@ def _raw(start: int, stop: int) -> npt.NDArray[np.uint8]:
     """The bytes from `start` to `stop` as an array; whoever holds it keeps their owner alive."""
     if start == stop:
         return np.empty(0, np.uint8)
-    buffer = (ctypes.c_ubyte * (stop - start)).from_address(start)
-    return np.frombuffer(buffer, np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_ubyte * (stop - start)).from_address(start))

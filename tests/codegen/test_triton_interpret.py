@@ -333,6 +333,15 @@ def test_int32_overflow_is_found():
     assert "int32 overflow detected for operation mul" in message
 
 
+def test_unsigned_numbers_may_wrap_around():
+    text = "def kernel(out_ptr, n):\n    tl.store(out_ptr, n * 2654435761)\n"
+    out = np.zeros(1, np.uint32)
+
+    interpret(kernel(text), (1,), [out, np.uint32(5)], {})
+
+    assert out[0] == 5 * 2654435761 % 2**32
+
+
 def test_a_device_assert_is_kept():
     text = "def kernel(n):\n    tl.device_assert(n < 3, 'n is too large')\n"
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import triton.language as tl
 import triton.language.core as core
 from triton._C.libtriton import interpreter as native
+from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter as ti
 from triton.runtime.jit import JITFunction
 
@@ -53,6 +54,7 @@ SCALAR_TYPES = {
 
 _stock_np_dtype = ti._get_np_dtype
 _stock_patch_tensor = ti._patch_lang_tensor
+_stock_check_overflow = TritonSemantic.binary_op_sanitize_overflow_impl
 
 
 def np_dtype(dtype: Any) -> np.dtype[Any]:
@@ -208,6 +210,7 @@ def _strict_language(memory: Memory, poison: float, checked: bool) -> Iterator[N
         builder.memory, builder.poison, builder.checked = memory, poison, checked
         ti._get_np_dtype = np_dtype
         ti._patch_lang_tensor = _patch_tensor
+        TritonSemantic.binary_op_sanitize_overflow_impl = _check_signed_overflow
         JITFunction.__call__ = _call_helper
         ti._patch_lang(_both_languages)
         yield
@@ -226,6 +229,7 @@ def _restored() -> Iterator[None]:
         tl.condition,
         ti,
         JITFunction,
+        TritonSemantic,
     ]
     before = [dict(vars(owner)) for owner in owners]
     builder = ti.interpreter_builder
@@ -260,6 +264,12 @@ def _patch_tensor(tensor: Any, *scope: Any) -> None:
     _stock_patch_tensor(tensor, *scope)
     # Triton 3.6 calls int() on an array of one element, which NumPy 2.4 refuses.
     tensor.__index__ = lambda self: int(self.handle.data.squeeze())
+
+
+def _check_signed_overflow(self: Any, lhs: Any, rhs: Any, binary_op: Any) -> None:
+    # Unsigned numbers are meant to wrap around: random number generators are made of that.
+    if not lhs.type.scalar.is_int_unsigned():
+        _stock_check_overflow(self, lhs, rhs, binary_op)
 
 
 def _call_helper(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -47,3 +47,21 @@ def needed(nodes: Iterable[Node], outputs: Iterable[Value]) -> list[Node]:
             live.update(node.inputs)
     kept.reverse()
     return kept
+
+
+def alias_fault(graph: Graph) -> str | None:
+    """What is wrong with `graph.aliases`, or None: each takes over an input of its type, once."""
+    taken: set[int] = set()
+    for output, source in graph.aliases.items():
+        if not (0 <= output < len(graph.outputs) and 0 <= source < len(graph.inputs)):
+            return (
+                f"the alias {output}: {source} is out of range: there are "
+                f"{len(graph.outputs)} outputs and {len(graph.inputs)} inputs"
+            )
+        types = graph.outputs[output].type, graph.inputs[source].type
+        if types[0] != types[1]:
+            return f"the alias {output}: {source} puts {types[0]} into an input of {types[1]}"
+        if source in taken:
+            return f"two outputs take over input {source}"
+        taken.add(source)
+    return None

@@ -69,11 +69,9 @@ class IndexAdd(Indexing):
 
     def evaluate(self, base: Array, index: Array, src: Array, *, dim: int) -> Array:
         _check_range(self.name, index, base.shape[dim])
-        axes = range(dim, dim + index.ndim)
-        rows = np.moveaxis(src, axes, range(index.ndim))
-        rows = rows.reshape(index.size, *_without(dim, base.shape))
+        rows = src.reshape(_with_size(base.shape, dim, index.size))
         out = base.copy()
-        _add_rows(np.moveaxis(out, dim, 0), index.reshape(-1), rows)
+        _add_rows(np.moveaxis(out, dim, 0), index.reshape(-1), np.moveaxis(rows, dim, 0))
         return out
 
     def vjp(
@@ -255,10 +253,6 @@ def _targets(index: Array, dim: int) -> tuple[Any, ...]:
 
 
 # --- Shapes and tracers ------------------------------------------------------------------------
-
-
-def _without(dim: int, shape: Shape) -> Shape:
-    return shape[:dim] + shape[dim + 1 :]
 
 
 def _with_size(shape: Shape, dim: int, size: int) -> Shape:

@@ -18,7 +18,7 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
     require_integer("embedding", input=input)
     if weight.ndim != 2:
         raise ShapeError("embedding: weight must be [V, D]", operands=shown(weight=weight))
-    rows = weight.index_select(0, input.reshape(-1)).reshape(*input.shape, weight.shape[1])
+    rows = lowgrad.embedding(weight, input)
     if padding_idx is None:
         return rows
     padding = checked_padding_idx(padding_idx, weight.shape[0])

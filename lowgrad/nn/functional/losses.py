@@ -57,6 +57,8 @@ def huber_loss(
 ) -> Tensor:
     """d² / 2 where |d| < delta, else delta * (|d| - delta / 2), d = input - target.
 
+    weight multiplies the elements; the mean divides by their number all the same, as PyTorch's.
+
     Source: Huber 1964, "Robust Estimation of a Location Parameter".
     """
     if delta <= 0:
@@ -65,7 +67,7 @@ def huber_loss(
     size = lowgrad.abs(difference)
     near = difference * difference * 0.5
     loss = lowgrad.where(size < delta, near, (size - 0.5 * delta) * delta)
-    return _weighted("huber_loss", loss, weight, reduction)
+    return reduced("huber_loss", loss if weight is None else loss * weight, reduction)
 
 
 def kl_div(

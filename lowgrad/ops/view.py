@@ -378,7 +378,7 @@ class SliceUpdate(Patchwork):
     def evaluate(
         self, base: Array, update: Array, *, starts: Shape, stops: Shape, steps: Shape
     ) -> Array:
-        out = base.copy()
+        out = np.array(base)
         out[_slices(starts, stops, steps)] = update
         return out
 

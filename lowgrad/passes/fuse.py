@@ -1,0 +1,84 @@
+"""Fusion: what one kernel can do becomes one `fused` node, so that less goes through memory.
+
+Four steps, each a file: look at the graph without its views (dataflow), merge nodes whose values
+can stay on the chip (grouping), let readers recompute what is cheaper to recompute than to move
+(recompute), and write the groups down (regions). Here, small updates also share a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from lowgrad.ir.graph import Graph, Value
+from lowgrad.passes.base import graph_pass
+from lowgrad.passes.dataflow import flow_of
+from lowgrad.passes.grouping import Summary, group_nodes
+from lowgrad.passes.recompute import Traffic, choose_recomputed
+from lowgrad.passes.regions import with_regions
+
+# A kernel's parameters are pointers; this many leaves room for any target's limit.
+MAX_POINTERS = 96
+# Up to here the gradients that wait for a shared kernel cost little memory.
+SMALL_UPDATE = 1 << 16
+
+
+@graph_pass(
+    "fuse",
+    exact=False,
+    reason="inside a region 16-bit floats are not rounded after each operation",
+)
+def fuse(graph: Graph) -> Graph:
+    """Make regions. f32 and f64 values keep every bit; 16-bit ones lose fewer."""
+    traffic = choose_recomputed(group_nodes(flow_of(graph)))
+    share_kernels_of_updates(traffic)
+    return with_regions(traffic)
+
+
+def share_kernels_of_updates(traffic: Traffic) -> None:
+    """Merge updates of state, of whatever sizes, that can run at the same time."""
+    current: dict[Hashable, int] = {}
+    for group in _update_groups(traffic):
+        bucket = _bucket(traffic, group)
+        shared = _share(traffic, current[bucket], group) if bucket in current else None
+        current[bucket] = group if shared is None else shared
+
+
+def _update_groups(traffic: Traffic) -> list[int]:
+    """Pointwise groups that only make the graph's outputs, some of them updated state."""
+    flow = traffic.flow
+    state = {flow.graph.outputs[i] for i in flow.graph.aliases}
+    found = []
+    for group in traffic.grouping.parts.in_order():
+        if traffic.grouping.summary[group].kind != "pointwise":
+            continue
+        made = _made(traffic, group)
+        if not any(traffic.readers.get(v) for v in made) and not state.isdisjoint(made):
+            found.append(group)
+    return found
+
+
+def _made(traffic: Traffic, group: int) -> list[Value]:
+    nodes = traffic.flow.graph.nodes
+    return [v for i in traffic.grouping.parts.members[group] for v in nodes[i].outputs]
+
+
+def _bucket(traffic: Traffic, group: int) -> Hashable:
+    """Updates of one bucket may wait for each other."""
+    if traffic.grouping.summary[group].numel <= SMALL_UPDATE:
+        return "small"
+    # Large gradients should die early, unless one thing (a norm) makes all of them wait anyway.
+    return traffic.grouping.parts.last_before(group)
+
+
+def _share(traffic: Traffic, a: int, b: int) -> int | None:
+    """Make one group of two; None if they are too large for a kernel, or wait for each other."""
+    grouping = traffic.grouping
+    pointers = len(traffic.reads.get(a, {})) + len(traffic.reads.get(b, {}))
+    pointers += sum(v in traffic.flow.outputs for g in (a, b) for v in _made(traffic, g))
+    if pointers > MAX_POINTERS:
+        return None
+    one, two = grouping.summary[a], grouping.summary[b]
+    shared = grouping.force_merge(a, b, one if one == two else Summary("multi", 0))
+    if shared is not None:
+        traffic.absorb(shared, b if shared == a else a)
+    return shared

@@ -34,6 +34,8 @@ from lowgrad.promotion import set_default_dtype as set_default_dtype
 from lowgrad.tensor import Size as Size
 from lowgrad.tensor import Tensor as Tensor
 from lowgrad.tensor import device as device
+from lowgrad.transforms import TensorSpec as TensorSpec
+from lowgrad.transforms import compile as compile
 
 float = float32
 double = float64

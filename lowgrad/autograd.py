@@ -13,7 +13,7 @@ from lowgrad import dispatch
 from lowgrad.errors import AutogradError, ShapeError
 from lowgrad.ir.op import REGISTRY
 from lowgrad.tape import Ref
-from lowgrad.tensor import Tensor, method, wrap
+from lowgrad.tensor import FreedGradient, Tensor, method, wrap
 
 Tensors = Tensor | Sequence[Tensor]
 
@@ -162,8 +162,8 @@ def _constant_like(ref: Ref, value: float) -> Ref:
 
 def _accumulate(tensor: Tensor, gradient: Ref, create_graph: bool) -> None:
     with dispatch.grad_mode(create_graph):
-        before = tensor._grad if isinstance(tensor._grad, Tensor) else None
-        if before is not None and type(before) is Tensor:
+        before = tensor._gradient_now()
+        if before is not None and not isinstance(before, FreedGradient):
             (gradient,) = dispatch.apply(REGISTRY["add"], (before._ref, gradient), {})
             tensor._note()
             before._rebind(gradient)

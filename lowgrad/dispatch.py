@@ -155,14 +155,15 @@ def set_handle(make: Callable[[Ref], Any]) -> None:
     _handle[:] = [make]
 
 
-def host_scalar(read: Callable[[], float]) -> Any:
+def host_scalar(read: Callable[[], float], key: Any = None) -> Any:
     """A number the host knows at each call: `read()` now, or, while recording, a 0-d tensor.
 
-    The tensor is a run-time input of the step that every replay takes from `read` anew.
+    The tensor is a run-time input of the step that every replay takes from `read` anew. Within a
+    recording, calls with equal `key`s share one input.
     """
     if _state.recorder is None:
         return read()
-    return _handle[0](_state.recorder.read(TensorType((), float64), "scalar", read))
+    return _handle[0](_state.recorder.scalar(read, key))
 
 
 def random_key(generator: Any) -> tuple[Ref, int]:
@@ -225,9 +226,14 @@ class Recorder:
         self.consumed: dict[int, Any] = {}
         # handles that the step rebinds: id -> (handle, its value before, its gradient before)
         self.touched: dict[int, tuple[Any, Any, Any]] = {}
+        self.after: dict[int, tuple[Any, Any]] = {}  # scratch of whoever compares before and after
+        # tensors whose gradient from before the step was looked at: id -> whether there was one
+        self.gradient_reads: dict[int, bool] = {}
+        self.names: dict[Ref, str] = {}  # of values from outside, for readers of the graph
         self.forward_nodes: int | None = None  # nodes recorded before the first backward
         self.leaves: dict[Value, Ref] = {}  # where gradients may accumulate
         self._flows: set[Value] = set()  # values that gradients flow through
+        self._scalars: dict[Any, Ref] = {}
         self._keys: dict[int, list[Any]] = {}  # generator id -> [generator, key ref, draws]
 
     def apply(self, op: Op, refs: tuple[Ref, ...], attrs: Attrs) -> tuple[Ref, ...]:
@@ -249,7 +255,8 @@ class Recorder:
             return ref.value
         known = self.captured.get(ref)
         if known is None:
-            known = self.captured[ref] = self.builder.input(ref.type).value
+            hint = self.names.get(ref, "")
+            known = self.captured[ref] = self.builder.input(ref.type, hint).value
             if ref.tracked:
                 self._flows.add(known)
             if ref.leaf is not None:
@@ -267,6 +274,16 @@ class Recorder:
         value = self.builder.input(type_, hint).value
         self.reads.append((value, read))
         return Ref(type_, None, value)
+
+    def scalar(self, read: Callable[[], float], key: Any) -> Ref:
+        """A run-time number; float64 here, rounded where it meets a tensor."""
+        known = self._scalars.get(key)
+        if known is None:
+            hint = key[-1] if isinstance(key, tuple) and isinstance(key[-1], str) else "scalar"
+            known = self.read(TensorType((), float64), hint, read)
+            if key is not None:
+                self._scalars[key] = known
+        return known
 
     def random_key(self, generator: Any) -> tuple[Ref, int]:
         """The key of this step's draws from `generator`, and the number of this draw."""

@@ -9,6 +9,7 @@ the walk.
 
 from __future__ import annotations
 
+import dis
 import enum
 import functools
 import sys
@@ -72,6 +73,7 @@ class Snapshot:
     names: list[str] = field(default_factory=list)
     watches: list[Watch] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)  # a path for each entry of `key`
+    facts: list[tuple[Any, bool, bool]] = field(default_factory=list)  # type, leaf, tracked
 
     def is_unchanged(self) -> bool:
         """Whether every watched container is as it was."""
@@ -91,13 +93,12 @@ def _cell_contents(cell: Any) -> Any:
 class Walker:
     """One walk. `visit(obj, path)` adds what `obj` contributes; each object once."""
 
-    def __init__(self, known: Iterable[Tensor] = ()) -> None:
+    def __init__(self) -> None:
         self.found = Snapshot()
         self._seen: dict[int, int] = {}
         self._alive: list[Any] = []  # ids are only unique among living objects
         self._shared: dict[int, int] = {}
-        for tensor in known:
-            self._seen[id(tensor)] = len(self._seen)
+        self._paths: dict[int, str] = {}
 
     def visit(self, obj: Any, path: str) -> None:
         """Add `obj`, reached by `path`."""
@@ -115,6 +116,18 @@ class Walker:
             self._alive.append(obj)
             self._visit_object(obj, path)
 
+    def watch_names(self, mapping: Any, names: tuple[str, ...]) -> None:
+        """Watch some entries of a mapping. For objects that walk themselves."""
+        self._watch("names", mapping, names, tuple(mapping.get(n, _MISSING) for n in names))
+
+    def watch_sequence(self, sequence: Any) -> None:
+        """Watch the members of a list. For objects that walk themselves."""
+        self._watch("sequence", sequence, (), tuple(sequence))
+
+    def name_of(self, tensor: Tensor) -> str:
+        """The path by which `tensor` was found."""
+        return self._paths.get(id(tensor), "")
+
     def _add(self, part: Any, path: str) -> None:
         self.found.key.append(part)
         self.found.labels.append(path)
@@ -126,7 +139,7 @@ class Walker:
             self._function(obj, path)
         elif isinstance(obj, types.MethodType):
             self.visit(obj.__func__, path)
-            self.visit(obj.__self__, _parent(path))
+            self.visit(obj.__self__, path)
         elif isinstance(obj, functools.partial):
             self._add("partial", path)
             self._parts(((obj.func, path), (obj.args, path), (obj.keywords, path)))
@@ -167,6 +180,7 @@ class Walker:
         self._add(("tensor", ref.type, tensor._leaf_requires_grad, ref.tracked, shared), path)
         self.found.tensors.append(tensor)
         self.found.names.append(path)
+        self._paths[id(tensor)] = path
         if tensor.__dict__:
             self._mapping(tensor.__dict__, path)
 
@@ -199,7 +213,7 @@ class Walker:
             self._closure(function, path)
             return
         globals_ = function.__globals__
-        names = tuple(n for n in _names(function.__code__) if n in globals_)
+        names = tuple(n for n in _global_names(function.__code__) if n in globals_)
         self._watch("names", globals_, names, tuple(globals_[n] for n in names))
         self._watch("slots", function, ("__code__",), (function.__code__,))
         for name in names:
@@ -249,9 +263,9 @@ class Walker:
 
     def _instance(self, obj: Any, path: str) -> None:
         self.visit(type(obj), type(obj).__name__)
-        parts = getattr(obj, "_compile_signature", None)
-        if parts is not None:
-            self._add(parts(self, path), path)
+        if hasattr(obj, "_compile_signature"):
+            obj._compile_prepare()
+            self._add(obj._compile_signature(self, path), path)
             return
         attributes = getattr(obj, "__dict__", None)
         if attributes is not None:
@@ -271,17 +285,46 @@ class Walker:
             # nn.Module's registries: their entries are read as plain attributes.
             self._add((name, tuple(value)), path)
             self._watch("mapping", value, tuple(value), tuple(value.values()))
-            self._parts((v, f"{path}.{k}") for k, v in value.items())
+            self._parts((v, f"{path}.{k}".lstrip(".")) for k, v in value.items())
         elif name != "_version":
-            self.visit(value, f"{path}.{name}")
+            self.visit(value, f"{path}.{name}".lstrip("."))
 
 
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0] or path
+def walk(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Snapshot:
+    """The walk of a function together with its arguments: the same objects are found once."""
+    walker = Walker()
+    walker.visit(function, "")
+    for name, value in named_arguments(function, args, kwargs):
+        walker.visit(value, name)
+    return walker.found
+
+
+def named_arguments(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    """Each argument with the name of its parameter."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    names = () if code is None else code.co_varnames[: code.co_argcount]
+    if isinstance(function, types.MethodType):
+        names = names[1:]
+    named = [(names[i] if i < len(names) else f"arg{i}", a) for i, a in enumerate(args)]
+    return named + sorted(kwargs.items())
 
 
 def _key_text(key: Any) -> Any:
     return key if isinstance(key, (str, int, bool, float, bytes)) else repr(type(key))
+
+
+@functools.lru_cache(maxsize=4096)
+def _global_names(code: types.CodeType) -> tuple[str, ...]:
+    """The globals that `code` and the functions inside it read."""
+    names = dict.fromkeys(
+        i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    )
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names.update(dict.fromkeys(_global_names(constant)))
+    return tuple(names)
 
 
 @functools.lru_cache(maxsize=4096)

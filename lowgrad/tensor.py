@@ -208,6 +208,13 @@ class Tensor:
         self._note()
         self._ref_now, self._seen = ref, base._version
 
+    def _rebind_untracked(self, ref: Ref) -> None:
+        """Take over `ref`'s value as a replay left it: a leaf stays a leaf."""
+        if self._leaf_requires_grad:
+            ref = dispatch.as_leaf(ref, self, True)
+        self._ref_now = ref
+        self._version += 1
+
     def _check_writable(self, what: str) -> None:
         if dispatch.is_grad_enabled():
             root = self if self._base is None else self._base
@@ -331,11 +338,21 @@ class Tensor:
         Raises AutogradError after a compiled step that used the gradient up in its own update:
         such a step does not keep it (`lowgrad.compile(keep_grads=True)` does).
         """
-        if isinstance(self._grad, FreedGradient):
+        gradient = self._gradient_now()
+        if isinstance(gradient, FreedGradient):
             raise AutogradError(
                 "grad: the compiled step used this gradient up in the parameter's own update",
                 fix="lowgrad.compile(step, keep_grads=True), or return the gradient from the step",
             )
+        return gradient
+
+    def _gradient_now(self) -> Tensor | None:
+        """The gradient; a recording is told if it is one from before the step."""
+        active = dispatch.recorder()
+        if active is not None:
+            touched = active.touched.get(id(self))
+            if touched is None or touched[2] is self._grad:
+                active.gradient_reads.setdefault(id(self), self._grad is not None)
         return self._grad
 
     @grad.setter
@@ -430,6 +447,16 @@ class Tensor:
     def __contains__(self, element: Any) -> bool:
         return bool((self == element).any())
 
+    def __str__(self) -> str:
+        if dispatch.is_recording():
+            raise CompileError(
+                "a tensor is printed while the step is recorded; it has no value yet, "
+                "and a replay would not print",
+                operands=[f"tensor  {self._ref.type}"],
+                fix="return the tensor from the step and print it outside",
+            )
+        return repr(self)
+
     def __repr__(self) -> str:
         ref = self._ref
         array = None if dispatch.is_recording() else ref.array
@@ -438,7 +465,7 @@ class Tensor:
     def __format__(self, spec: str) -> str:
         if self.ndim == 0 and spec:
             return format(self.item(), spec)
-        return object.__format__(self, spec)
+        return str(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state = (self._array("pickle"), self.dtype, self._leaf_requires_grad, self.__dict__)

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from lowgrad.errors import Location
 from lowgrad.ir.types import TensorType
 
 if TYPE_CHECKING:
     from lowgrad.ir.op import Op
 
-
-class Location(NamedTuple):
-    """The line of the user's program that made a node."""
-
-    file: str
-    line: int
-    function: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}, in {self.function}"
+__all__ = ["Graph", "Location", "Node", "Value"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

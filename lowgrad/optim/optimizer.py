@@ -2,7 +2,8 @@
 
 Numbers that change from step to step (the learning rate, bias corrections, ...) are read through
 `dispatch.host_scalar`, so a recorded step asks for them anew at each replay. Only the structure of
-an update (is there momentum, is there weight decay) is decided in Python; `_version` names it.
+an update (is there momentum, is there weight decay) is decided in Python; `_compile_signature`
+names it.
 """
 
 from __future__ import annotations
@@ -52,17 +53,35 @@ class Optimizer:
         for group in groups:
             self.add_param_group(group)
 
-    @property
-    def _version(self) -> tuple[Any, ...]:
-        """What the recorded form of `step` depends on: equal for settings of equal structure."""
-        return tuple(
-            (
-                *(bool(group.get(name, 0)) for name in ZERO_OR_NOT),
-                *(group.get(name) for name in CHOICES),
-                tuple(id(p) for p in group["params"]),
-            )
-            for group in self.param_groups
-        )
+    def _compile_prepare(self) -> None:
+        """Before a step is recorded: make the state that its first call would make."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if param.requires_grad and not self._has_state(self.state[param], group):
+                    with lowgrad.no_grad():
+                        self._init_state(param, group)
+
+    def _compile_signature(self, walker: Any, path: str) -> tuple[Any, ...]:
+        """What a recorded `step` depends on; numbers are left out, each replay reads them anew."""
+        walker.watch_names(vars(self), ("param_groups", "state"))
+        walker.watch_sequence(self.param_groups)
+        structure = []
+        for group in self.param_groups:
+            walker.watch_names(group, ("params", *ZERO_OR_NOT, *CHOICES))
+            walker.watch_sequence(group["params"])
+            for index, param in enumerate(group["params"]):
+                walker.visit(param, f"{path}.param{index}")
+                self._visit_state(walker, param)
+            zeros = tuple(bool(group.get(name, 0)) for name in ZERO_OR_NOT)
+            structure.append((*zeros, *(group.get(name) for name in CHOICES)))
+        return tuple(structure)
+
+    def _visit_state(self, walker: Any, param: Tensor) -> None:
+        state = self.state[param]
+        moments = {name: t for name, t in state.items() if isinstance(t, Tensor)}
+        walker.watch_names(state, tuple(moments))
+        for name, moment in moments.items():
+            walker.visit(moment, f"{walker.name_of(param)}.{name}")
 
     def add_param_group(self, param_group: Mapping[str, Any]) -> None:
         """Add parameters with settings of their own; those not given are the defaults."""
@@ -163,7 +182,7 @@ class Optimizer:
 
 def setting(group: Group, name: str) -> Any:
     """A setting as a number that is read anew at each replay of a recorded step."""
-    return dispatch.host_scalar(lambda: float(group[name]))
+    return dispatch.host_scalar(lambda: float(group[name]), key=(id(group), name))
 
 
 def decayed(param: Tensor, grad: Tensor, group: Group) -> Tensor:

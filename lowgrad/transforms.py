@@ -1,0 +1,384 @@
+"""`lowgrad.compile`: a Python function is recorded once for each signature, then replayed."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lowgrad import dispatch
+from lowgrad.compiler import DEVICES, Compiled, Options
+from lowgrad.errors import ArgumentError, CompileWarning, DeviceError
+from lowgrad.graphop import GraphOp
+from lowgrad.ir.op import Array
+from lowgrad.ir.types import DType, TensorType
+from lowgrad.promotion import get_default_dtype
+from lowgrad.recording import (
+    Effect,
+    FromGradient,
+    FromHost,
+    FromTensor,
+    Recording,
+    Returned,
+    rebuilt,
+    record,
+)
+from lowgrad.signature import Snapshot, walk
+from lowgrad.tape import Ref
+from lowgrad.tensor import FreedGradient, Tensor, from_array, wrap
+
+_MANY = 8  # recordings after which a warning says what keeps changing
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor's type without its elements, for `step.lower`."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+    def placeholder(self) -> Tensor:
+        """A tensor of this type that takes no memory."""
+        zero = np.zeros((), self.dtype.numpy)
+        return from_array(np.broadcast_to(zero, tuple(self.shape)))
+
+
+@dataclass
+class Entry:
+    """One recording, compiled, with the references it needs at each call."""
+
+    recording: Recording
+    compiled: Compiled
+    graph_op: GraphOp | None = None
+
+
+def compile(  # noqa: A001  (PyTorch's name)
+    model: Any = None,
+    *,
+    device: str = "cpu",
+    target: str | None = None,
+    memory: int | str | None = None,
+    fuse: bool = True,
+    keep_grads: bool = False,
+) -> Any:
+    """Compile a function, a whole training step or a Module; also a decorator.
+
+    device: "cpu" (NumPy), or "interpret" (the generated kernels under Triton's interpreter: slow).
+    target: the architecture that `cross_compile` is for, "cuda:90"; it need not be present.
+    memory: the most that a call may need, in bytes or as text ("2GiB"); OutOfMemory if over.
+    fuse: False leaves every op a kernel of its own, for comparisons.
+    keep_grads: keep `.grad` of parameters that the step itself updates.
+
+    The first call with a signature records; later ones replay. What the function reads (arguments'
+    types, flags, closures, globals, attributes) is its signature; tensors' values, learning rates
+    and random numbers are run-time inputs.
+    """
+    options = Options(_checked_device(device), target, _bytes(memory), fuse, keep_grads)
+    if model is None:
+        return lambda function: compile_object(function, options)
+    return compile_object(model, options)
+
+
+def compile_object(model: Any, options: Options) -> Any:
+    """A compiled function, or a Module whose forward is compiled."""
+    if hasattr(model, "forward") and hasattr(model, "named_parameters"):
+        return CompiledModule(model, options)
+    return CompiledFunction(model, options)
+
+
+def _checked_device(name: str) -> str:
+    if name not in DEVICES:
+        raise DeviceError(
+            f'compile: device "{name}" cannot run here; there are {", ".join(DEVICES)}',
+            fix='device="cpu"; c.cross_compile("cuda:90") compiles the kernels without a GPU',
+        )
+    return name
+
+
+def _bytes(memory: int | str | None) -> int | None:
+    if memory is None or isinstance(memory, int):
+        return memory
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", memory, re.IGNORECASE)
+    if match is None:
+        raise ArgumentError(f'compile: memory="{memory}" is not a size', fix='memory="2GiB"')
+    number, prefix, binary = match.groups()
+    power = " KMGT".index(prefix.upper() or " ")
+    return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+class CompiledFunction:
+    """A function that is recorded once for each signature and then replayed."""
+
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._options = options
+        self._entries: dict[Any, list[Entry]] = {}
+        self._calls = 0
+        self._last_key: tuple[Any, ...] | None = None
+        self._last: tuple[Any, Snapshot] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if dispatch.is_recording():  # inside another step this is an ordinary function
+            return self._function(*args, **kwargs)
+        self._calls += 1
+        found, key = self._look(args, kwargs)
+        entry = self._matching(key, found)
+        if entry is None:
+            entry = self._record(args, kwargs, found, key)
+        return _replay(entry, found)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else functools.partial(self, instance)
+
+    def _compile_prepare(self) -> None:
+        """Nothing to make before another step that calls this one is recorded."""
+
+    def _compile_signature(self, walker: Any, path: str) -> str:
+        """A step that calls this one depends on the function alone."""
+        walker.visit(self._function, path)
+        return "compiled"
+
+    def lower(self, *args: Any, **kwargs: Any) -> Compiled:
+        """The step compiled for these arguments (tensors or TensorSpecs); nothing is run."""
+        args = tuple(a.placeholder() if isinstance(a, TensorSpec) else a for a in args)
+        kwargs = {
+            k: v.placeholder() if isinstance(v, TensorSpec) else v for k, v in kwargs.items()
+        }
+        found, key = self._look(args, kwargs)
+        entry = self._matching(key, found)
+        return (entry or self._record(args, kwargs, found, key)).compiled
+
+    @property
+    def recordings(self) -> int:
+        """How many signatures were recorded so far."""
+        return sum(len(entries) for entries in self._entries.values())
+
+    def _look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Snapshot, Any]:
+        found = self._quick(args, kwargs)
+        if found is None:
+            found = walk(self._function, args, kwargs)
+            self._remember(found, args, kwargs)
+        modes = (dispatch.is_grad_enabled(), get_default_dtype())
+        return found, (modes, *found.key)
+
+    def _quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Snapshot | None:
+        """The last walk with these tensors put in, if nothing but the tensor arguments changed."""
+        if self._last is None or kwargs:
+            return None
+        shape, last = self._last
+        if len(args) != len(shape) or not last.is_unchanged():
+            return None
+        for arg, (position, type_, leaf) in zip(args, shape, strict=True):
+            if type(arg) is not Tensor or arg._base is not None or arg.__dict__:
+                return None
+            ref = arg._ref_now
+            if ref.type != type_ or arg._leaf_requires_grad or ref.tracked or leaf:
+                return None
+            last.tensors[position] = arg
+        refs = {id(t._ref) for t in last.tensors}
+        return last if len(refs) == len(last.tensors) and self._same_types(last) else None
+
+    def _same_types(self, last: Snapshot) -> bool:
+        for tensor, (type_, leaf, tracked) in zip(last.tensors, last.facts, strict=True):
+            ref = tensor._ref
+            if ref.type != type_ or ref.tracked != tracked or tensor._leaf_requires_grad != leaf:
+                return False
+        return True
+
+    def _remember(self, found: Snapshot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep this walk for `_quick`, if every argument is a plain tensor seen once."""
+        positions = {id(t): i for i, t in enumerate(found.tensors)}
+        found.facts = [(t._ref.type, t._leaf_requires_grad, t._ref.tracked) for t in found.tensors]
+        plain = all(type(a) is Tensor and a._base is None and not a.__dict__ for a in args)
+        refs = {id(t._ref) for t in found.tensors}
+        if kwargs or not plain or len(refs) != len(found.tensors):
+            self._last = None
+            return
+        shape = [(positions[id(a)], a._ref.type, a.requires_grad) for a in args]
+        self._last = (shape, found)
+
+    def _matching(self, key: Any, found: Snapshot) -> Entry | None:
+        for entry in self._entries.get(key, ()):
+            if all(
+                (found.tensors[position]._grad is not None) == had
+                for position, had in entry.recording.gradient_reads
+            ):
+                return entry
+        return None
+
+    def _record(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], found: Snapshot, key: Any
+    ) -> Entry:
+        recording = record(
+            self._function,
+            args,
+            kwargs,
+            found,
+            name=getattr(self._function, "__name__", "step"),
+            keep_gradients=self._options.keep_grads,
+        )
+        compiled = Compiled(recording.graph, recording.forward_nodes, self._options)
+        entry = Entry(recording, compiled)
+        self._warn_of_change(key, found)
+        self._entries.setdefault(key, []).append(entry)
+        return entry
+
+    def _warn_of_change(self, key: tuple[Any, ...], found: Snapshot) -> None:
+        last, self._last_key = self._last_key, key
+        if last is None or self.recordings + 1 != _MANY:
+            return
+        parts = zip(last[1:], key[1:], found.labels, strict=False)
+        changed = next(((a, b, label) for a, b, label in parts if a != b), None)
+        what = "" if changed is None else f"; what changed last: {changed[2]} {_change(changed)}"
+        name = getattr(self._function, "__name__", "the step")
+        warnings.warn(
+            CompileWarning(
+                f"{name} compiled {self.recordings + 1} times in {self._calls} calls{what}; "
+                "pass a number that varies as a tensor"
+            ),
+            stacklevel=4,
+        )
+
+
+def _change(changed: tuple[Any, Any, str]) -> str:
+    def shown(part: Any) -> str:
+        if isinstance(part, tuple) and len(part) == 2 and part[0] == "float":
+            return repr(float.fromhex(part[1]))
+        if isinstance(part, tuple) and part and part[0] == "tensor":
+            return str(part[1])
+        return repr(part[-1] if isinstance(part, tuple) and part else part)
+
+    return f"({shown(changed[0])} -> {shown(changed[1])})"
+
+
+class CompiledModule:
+    """A Module whose forward is compiled; everything else is the Module's own."""
+
+    def __init__(self, module: Any, options: Options) -> None:
+        object.__setattr__(self, "_module", module)
+        object.__setattr__(self, "_forward", CompiledFunction(module.forward, options))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(*args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Compiled:
+        """The forward compiled for these arguments; nothing is run."""
+        compiled: Compiled = self._forward.lower(*args, **kwargs)
+        return compiled
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._module, name, value)
+
+    def __repr__(self) -> str:
+        return f"compiled({self._module!r})"
+
+
+# One call ----------------------------------------------------------------------------------------
+
+
+def _replay(entry: Entry, found: Snapshot) -> Any:
+    recording = entry.recording
+    tracked = dispatch.is_grad_enabled() and recording.returns_tracked
+    if tracked:
+        outputs = _run_tracked(entry, found)
+    else:
+        outputs = _run(entry, found)
+    _apply_effects(recording.effects, found, outputs)
+    for update in recording.updates:
+        update()
+    return rebuilt(recording.result, lambda r: _returned(r, found, outputs))
+
+
+def _returned(returned: Returned, found: Snapshot, outputs: Sequence[Ref]) -> Tensor:
+    if returned.position is not None:
+        return found.tensors[returned.position]
+    assert returned.output is not None, "a returned tensor is an output or an outside tensor"
+    return wrap(outputs[returned.output])
+
+
+def _run(entry: Entry, found: Snapshot) -> list[Ref]:
+    """Run the executable; aliased inputs are updated in place if nobody else can see them."""
+    recording = entry.recording
+    owned = recording.owned
+    arrays = [
+        _input(source, found, index in owned) for index, source in enumerate(recording.sources)
+    ]
+    results = entry.compiled.executable(arrays)
+    types = recording.output_types
+    return [Ref(t, a) for t, a in zip(types, results, strict=True)]
+
+
+# References to an array that nobody but its tensor can see: the Ref's slot, the local variable of
+# `_input`, and the argument of getrefcount.
+_ALONE = 3
+
+
+def _input(source: Any, found: Snapshot, owned: bool) -> Array:
+    if isinstance(source, FromHost):
+        value = source.read()
+        return value if isinstance(value, np.ndarray) else np.array(value, dtype=np.float64)
+    tensor = found.tensors[source.position]
+    ref = tensor._ref if isinstance(source, FromTensor) else tensor._grad._ref  # type: ignore[union-attr]
+    array = ref.array
+    assert array is not None, "values outside of recordings have arrays"
+    if not array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    # What others see (the tape, views, an earlier result) must keep its value: copy on write.
+    if owned and (sys.getrefcount(array) > _ALONE or not array.flags.owndata or _is_seen(ref)):
+        return array.copy()
+    return array
+
+
+def _is_seen(ref: Ref) -> bool:
+    """Whether another handle or the tape holds this ref: its tensor, two locals, the argument."""
+    return sys.getrefcount(ref) > 4 or ref.step is not None
+
+
+def _run_tracked(entry: Entry, found: Snapshot) -> list[Ref]:
+    """Run as one op on the tape, so that gradients flow through the compiled function."""
+    recording = entry.recording
+    if entry.graph_op is None:
+        entry.graph_op = GraphOp.of(recording.graph, entry.compiled.options)
+    refs = []
+    for source in recording.sources:
+        if isinstance(source, FromHost):
+            value = np.asarray(source.read())
+            kind = recording.graph.inputs[len(refs)].type
+            refs.append(Ref(TensorType(kind.shape, kind.dtype), value.astype(kind.dtype.numpy)))
+        elif isinstance(source, FromGradient):
+            refs.append(found.tensors[source.position]._grad._ref)  # type: ignore[union-attr]
+        else:
+            refs.append(found.tensors[source.position]._ref)
+    return list(dispatch.apply(entry.graph_op, tuple(refs), {}))
+
+
+_FREED = FreedGradient()
+
+
+def _apply_effects(
+    effects: tuple[Effect, ...], found: Snapshot, outputs: Sequence[Ref]
+) -> None:
+    for effect in effects:
+        tensor = found.tensors[effect.position]
+        if effect.kind == "value":
+            assert effect.output is not None, "a new value is an output"
+            tensor._rebind_untracked(outputs[effect.output])
+        elif effect.kind == "cleared":
+            tensor._grad = None
+        elif effect.kind == "freed":
+            tensor._grad = _FREED
+        elif effect.output is not None:
+            tensor._grad = wrap(outputs[effect.output])
+
+
+__all__ = ["CompiledFunction", "CompiledModule", "TensorSpec", "compile"]

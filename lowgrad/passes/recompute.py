@@ -163,11 +163,15 @@ def _can_repeat(traffic: Traffic, group: int, value: Value, recipe: Recipe) -> b
 
 def _kept_bytes(traffic: Traffic, index: int, value: Value) -> int:
     """What writing `value` and reading it back costs."""
-    flow = traffic.flow
-    group = traffic.grouping.group(index)
-    moved = value.type.nbytes + sum(traffic.reads[g][value].nbytes for g in traffic.readers[value])
-    members = traffic.grouping.parts.members[group]
-    made = [v for n in members for v in flow.graph.nodes[n].outputs]
+    grouping = traffic.grouping
+    group = grouping.group(index)
+    moved = value.type.nbytes + sum(
+        traffic.reads[g][value].nbytes for g in traffic.readers[value]
+    )
+    if grouping.summary[group].kind != "pointwise":
+        return moved  # its product or reduction runs anyway
+    nodes = traffic.flow.graph.nodes
+    made = [v for n in grouping.parts.members[group] for v in nodes[n].outputs]
     only_reason = [v for v in made if traffic.in_memory(v)] == [value]
     return moved + LAUNCH_BYTES * only_reason
 

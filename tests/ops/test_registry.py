@@ -219,6 +219,62 @@ def test_values_are_torchs(op, sample):
         oracle.assert_close(g, w, t.dtype, magnitude=largest if np.isfinite(largest) else None)
 
 
+# --- The tests above see planted bugs ----------------------------------------------------------
+
+
+class TooSteep(type(REGISTRY["exp"])):
+    def vjp(self, g, out, x):
+        return (g * out * 1.001,)
+
+
+class RightOnlyOnce(type(REGISTRY["exp"])):
+    def vjp(self, g, out, x):
+        return (g * out.call("stop_gradient"),)
+
+
+class LosesDims(type(REGISTRY["sum"])):
+    def infer(self, x, *, dims):
+        return x.with_shape(tuple(s for d, s in enumerate(x.shape) if d not in dims))
+
+
+class SumsInBfloat16(type(REGISTRY["sum"])):
+    def evaluate(self, x, *, dims):
+        narrow = x if x.dtype == np.float64 else x.astype(bfloat16.numpy)
+        return super().evaluate(narrow, dims=dims)
+
+
+class EmitsAnother(type(REGISTRY["add"])):
+    tile_fn = "sub"
+
+
+class ForgetsItsVjp(type(REGISTRY["exp"])):
+    vjp = Op.vjp
+
+
+@pytest.mark.parametrize(
+    ("check", "planted"),
+    [
+        (test_vjp_is_the_slope, TooSteep),
+        (test_vjp_of_the_vjp_is_the_slope_of_the_slope, RightOnlyOnce),
+        (test_evaluate_gives_the_inferred_types, LosesDims),
+        (test_narrow_floats_are_as_near_to_float64_as_they_can_be, SumsInBfloat16),
+        (test_tile_form_means_what_evaluate_means, EmitsAnother),
+    ],
+)
+def test_a_planted_bug_is_caught(check, planted):
+    op = planted()
+    sample = SAMPLES[op.name][0]
+
+    check(REGISTRY[op.name], sample)
+    with pytest.raises(AssertionError):
+        check(op, sample)
+
+
+def test_a_missing_facet_is_caught():
+    with pytest.raises(AssertionError, match=r"exp\.vjp: present=False"):
+        test_a_facet_is_present_or_absent_with_a_reason(ForgetsItsVjp())
+
+
 # --- Helpers -----------------------------------------------------------------------------------
 
 
@@ -231,7 +287,7 @@ def as_tuple(result: Any) -> tuple[Any, ...]:
 
 
 def magnitudes(array: Array) -> Array:
-    return np.abs(array) if array.dtype.kind == "f" else array
+    return np.asarray(np.abs(array)) if array.dtype.kind == "f" else array
 
 
 def total(x: Tracer) -> Tracer:

@@ -193,7 +193,7 @@ def test_an_error_that_cannot_be_passed_on_is_a_worker_error():
 def test_a_batch_that_cannot_be_passed_on_says_so():
     loader = data.DataLoader(Squares(), num_workers=1, collate_fn=lambda b: lambda: b)
 
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(WorkerError, match="a batch cannot be sent between"):
         next(iter(loader))
 
 
@@ -266,6 +266,23 @@ def test_persistent_workers_iterate_a_stream_anew():
     loader = data.DataLoader(Shares(6), 2, num_workers=2, persistent_workers=True)
 
     assert batches(loader) == batches(loader) == [[0, 2], [1, 3], [4], [5]]
+
+
+def test_a_new_pass_drops_what_the_last_one_had_asked_for(tmp_path):
+    class Logged(Squares):
+        def __getitem__(self, i):
+            time.sleep(0.02)
+            with (tmp_path / "log").open("a") as log:
+                log.write("x")
+            return i
+
+    loader = data.DataLoader(
+        Logged(), None, num_workers=1, prefetch_factor=20, persistent_workers=True
+    )
+    next(iter(loader))
+
+    assert list(loader) == list(range(20))
+    assert 20 < len((tmp_path / "log").read_text()) < 30
 
 
 PROGRAM = """

@@ -165,8 +165,13 @@ def _send_batch(pipe: Connection, epoch: int, batch: Any, job: WorkerJob) -> Non
         _send(pipe, epoch, "batch", batch)
     except (BrokenPipeError, ConnectionResetError):
         raise
-    except Exception as error:  # it cannot be pickled, which happens before a byte is sent
-        _send(pipe, epoch, "error", _portable(error, job))
+    except Exception as error:  # pickling comes before the first byte is sent
+        refused = WorkerError(
+            f"data worker {job.info.id}: a batch cannot be sent between processes: {error}",
+            fix="collate_fn should return tensors, arrays and plain Python values",
+        )
+        refused.__cause__ = error
+        _send(pipe, epoch, "error", _portable(refused, job))
 
 
 def _send(pipe: Connection, epoch: int, kind: str, payload: Any) -> None:

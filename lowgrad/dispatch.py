@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lowgrad.tape import Ref, Step, differentiate, tape_of
+from lowgrad.tape import Ref, Step, already_freed, differentiate, tape_of
 from lowgrad.errors import CompileError, short_path, user_frame
 from lowgrad.ir.build import Builder
 from lowgrad.ir.graph import Graph, Location, Node, Value
 from lowgrad.ir.op import Op, evaluate, outputs_of
 from lowgrad.ir.types import TensorType, float64, int64
+from lowgrad.ir.walk import needed
 from lowgrad.passes.autodiff import gradients
 
 Attrs = Mapping[str, Any]
@@ -134,7 +135,9 @@ def gradients_of(
     """Gradients of sum(roots * seeds) with respect to `wrt`; None where there is no path."""
     with grad_mode(create_graph):
         if _state.recorder is not None:
-            return _state.recorder.gradients(roots, seeds, wrt, tracked=create_graph)
+            return _state.recorder.gradients(
+                roots, seeds, wrt, tracked=create_graph, retain=retain or create_graph
+            )
         return differentiate(
             roots,
             seeds,
@@ -232,6 +235,7 @@ class Recorder:
         self.names: dict[Ref, str] = {}  # of values from outside, for readers of the graph
         self.forward_nodes: int | None = None  # nodes recorded before the first backward
         self.leaves: dict[Value, Ref] = {}  # where gradients may accumulate
+        self._released: set[Value] = set()  # values whose history was used up by a backward
         self._flows: set[Value] = set()  # values that gradients flow through
         self._scalars: dict[Any, Ref] = {}
         self._keys: dict[int, list[Any]] = {}  # generator id -> [generator, key ref, draws]
@@ -262,6 +266,10 @@ class Recorder:
             if ref.leaf is not None:
                 self.leaves[known] = ref
         return known
+
+    def is_tracked(self, ref: Ref) -> bool:
+        """Whether gradients can still flow through `ref` once the recording is over."""
+        return ref.tracked and ref.value not in self._released
 
     def add_leaf(self, ref: Ref) -> None:
         """Let gradients flow to, and accumulate at, a value made by this recording."""
@@ -296,10 +304,18 @@ class Recorder:
         return entry[1], entry[2] - 1
 
     def gradients(
-        self, roots: Sequence[Ref], seeds: Sequence[Ref], wrt: Sequence[Ref], *, tracked: bool
+        self,
+        roots: Sequence[Ref],
+        seeds: Sequence[Ref],
+        wrt: Sequence[Ref],
+        *,
+        tracked: bool,
+        retain: bool,
     ) -> list[Ref | None]:
         """Append the derivative of what was recorded; `tracked` if it is differentiated again."""
         nodes = list(self.builder.nodes)
+        if any(r.value in self._released for r in roots):
+            raise already_freed()
         if self.forward_nodes is None:
             self.forward_nodes = len(nodes)
         found = gradients(
@@ -313,6 +329,9 @@ class Recorder:
         if tracked:
             for node in self.builder.nodes[len(nodes) :]:
                 self._flows.update(v for v in node.outputs if v.type.dtype.is_floating_point)
+        if not retain:  # as eagerly: what led to the roots can be differentiated once
+            for node in needed(nodes, [self.value(r) for r in roots]):
+                self._released.update(v for v in node.outputs if v in self._flows)
         return [None if t is None else Ref(t.type, None, t.value, tracked) for t in found]
 
 

@@ -220,7 +220,7 @@ def _finished(
         outputs.append(active.value(ref))
         return len(outputs) - 1
 
-    returned = _map_tensors(result, lambda t: _returned(t, positions, output))
+    returned = _map_tensors(result, lambda t: _returned(t, active, positions, output))
     effects = _effects(active, found, positions, output, keep_gradients)
     sources = _sources(active, origin)
     position_of_input = {s.position: i for i, s in enumerate(sources) if isinstance(s, FromTensor)}
@@ -245,12 +245,14 @@ def _finished(
     )
 
 
-def _returned(tensor: Tensor, positions: dict[int, int], output: Callable[[Ref], int]) -> Returned:
+def _returned(
+    tensor: Tensor, active: Recorder, positions: dict[int, int], output: Callable[[Ref], int]
+) -> Returned:
     position = positions.get(id(tensor))
     if position is not None:
         return Returned(None, position, False)
     ref = tensor._ref
-    return Returned(output(ref), None, ref.tracked)
+    return Returned(output(ref), None, active.is_tracked(ref))
 
 
 def _effects(

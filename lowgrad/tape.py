@@ -74,6 +74,14 @@ class Step:
         self.node, self.inputs, self.outputs = None, (), ()
 
 
+def already_freed() -> AutogradError:
+    """The error for a second backward over the same history."""
+    return AutogradError(
+        "backward: part of this graph was already differentiated, and its values freed",
+        fix="pass retain_graph=True to the first backward",
+    )
+
+
 def tape_of(roots: Sequence[Ref]) -> list[Step]:
     """The steps that `roots` came from, in the order they ran."""
     found: dict[int, Step] = {}
@@ -83,10 +91,7 @@ def tape_of(roots: Sequence[Ref]) -> list[Step]:
         if step.order in found:
             continue
         if step.node is None:
-            raise AutogradError(
-                "backward: part of this graph was already differentiated, and its values freed",
-                fix="pass retain_graph=True to the first backward",
-            )
+            raise already_freed()
         found[step.order] = step
         todo.extend(ref.step for ref in step.inputs if ref.step is not None)
     return [found[order] for order in sorted(found)]

@@ -210,9 +210,7 @@ class Tensor:
 
     def _rebind_untracked(self, ref: Ref) -> None:
         """Take over `ref`'s value as a replay left it: a leaf stays a leaf."""
-        if self._leaf_requires_grad:
-            ref = dispatch.as_leaf(ref, self, True)
-        self._ref_now = ref
+        self._ref_now = dispatch.as_leaf(ref, self, self._leaf_requires_grad)
         self._version += 1
 
     def _check_writable(self, what: str) -> None:

@@ -96,7 +96,9 @@ def widen(array: Array) -> Array:
 
 
 def rounded(array: Array, type_: TensorType) -> Array:
-    """`array` stored in `type_`'s dtype."""
+    """`array` stored in `type_`'s dtype; NumPy's scalars become 0-d arrays."""
+    if not isinstance(array, np.ndarray):
+        array = np.asarray(array)
     if array.dtype is type_.dtype.numpy or array.dtype == type_.dtype.numpy:
         return array
     with np.errstate(all="ignore"):

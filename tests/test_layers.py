@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
     errors | config | ir | ops | passes | runtime | codegen
     | compiler promotion generator | tape | dispatch | printing | tensor | autograd | functional
-    | signature | recording | transforms | __init__ | nn optim utils distributed cli demo
+    | signature graphop | recording | transforms | __init__ | nn optim utils distributed cli demo
 """
 LAYER = {name: i for i, names in enumerate(LAYERS.split("|")) for name in names.split()}
 
@@ -28,7 +28,7 @@ def upward(source: str, file: str) -> Iterator[str]:
             continue
         for parts in (path.split(".") for path in paths):
             to = parts[1] if len(parts) > 1 and parts[1] in LAYER else "__init__"
-            if parts[0] == "lowgrad" and LAYER[to] > LAYER.get(own, -1):
+            if parts[0] == "lowgrad" and LAYER[to] > LAYER.get(own, len(LAYER)):
                 yield f"lowgrad/{file}:{node.lineno}: {own} is below {to}, so it may not import it"
 
 

@@ -30,8 +30,26 @@ SMALL_UPDATE = 1 << 16
 def fuse(graph: Graph) -> Graph:
     """Make regions. f32 and f64 values keep every bit; 16-bit ones lose fewer."""
     traffic = choose_recomputed(group_nodes(flow_of(graph)))
+    share_reads(traffic)
     share_kernels_of_updates(traffic)
     return with_regions(traffic)
+
+
+def share_reads(traffic: Traffic) -> None:
+    """Merge kernels of one kind that go through the same large value, to read it once."""
+    grouping = traffic.grouping
+    for value, readers in list(traffic.readers.items()):
+        shared: dict[Summary, int] = {}
+        for group in list(readers):
+            summary = grouping.summary[group]
+            # Only for what fills the space: sharing a scalar saves nothing.
+            if summary.kind not in ("pointwise", "rows") or value.type.numel < summary.numel:
+                continue
+            merged = None
+            if summary in shared:
+                merged = grouping.try_merge(shared[summary], group)
+                traffic.follow(merged, shared[summary], group)
+            shared[summary] = group if merged is None else merged
 
 
 def share_kernels_of_updates(traffic: Traffic) -> None:
@@ -79,6 +97,5 @@ def _share(traffic: Traffic, a: int, b: int) -> int | None:
         return None
     one, two = grouping.summary[a], grouping.summary[b]
     shared = grouping.force_merge(a, b, one if one == two else Summary("multi", 0))
-    if shared is not None:
-        traffic.absorb(shared, b if shared == a else a)
+    traffic.follow(shared, a, b)
     return shared

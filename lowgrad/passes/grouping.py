@@ -23,6 +23,10 @@ from lowgrad.passes.partition import Partition
 
 # Beyond this a kernel gains nothing from growing, and merging stays linear in the graph's size.
 MAX_MEMBERS = 256
+# With fewer rows than this, each longer than that, a row does not stay on the chip and most of the
+# chip has no row: such reductions only reduce.
+MIN_ROWS = 32
+MAX_ROW = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class Summary:
     space: Shape = ()
     dims: tuple[int, ...] = ()
 
+    @property
+    def is_tall(self) -> bool:
+        """Whether few programs would each go through many elements, for no reuse of a short row."""
+        return 0 <= self.rows < MIN_ROWS and self.numel > MAX_ROW * self.rows
+
 
 class Grouping:
     """The groups of a graph's computing nodes, and their summaries by group."""
@@ -51,15 +60,15 @@ class Grouping:
         """The group of a node."""
         return self.parts.of[node]
 
-    def try_merge(self, a: int, b: int) -> bool:
-        """Merge two groups if one kernel can compute both and no cycle arises."""
+    def try_merge(self, a: int, b: int) -> int | None:
+        """Merge two groups if one kernel can compute both and no cycle arises; else None."""
         if a == b:
-            return False
+            return None
         first, last = self.parts.ordered(a, b)
         merged = _together(self.summary[a], self.summary[b])
         if merged is None or not self._fit(first, last, merged):
-            return False
-        return self.force_merge(a, b, merged) is not None
+            return None
+        return self.force_merge(a, b, merged)
 
     def force_merge(self, a: int, b: int, merged: Summary) -> int | None:
         """Merge two groups, whatever they compute; None if a cycle would arise."""
@@ -89,7 +98,6 @@ def group_nodes(flow: Flow) -> Grouping:
     for node in range(len(flow.edges)):
         if flow.role[node] in (Role.POINTWISE, Role.REDUCTION):
             _join_operands(grouping, node)
-    _join_readers_of_one_value(grouping)
     return grouping
 
 
@@ -99,25 +107,6 @@ def _join_operands(grouping: Grouping, node: int) -> None:
         source = flow.producer.get(edge.source)
         if source is not None:
             grouping.try_merge(grouping.group(source), grouping.group(node))
-
-
-def _join_readers_of_one_value(grouping: Grouping) -> None:
-    """Let groups that go through the same large value read it once."""
-    flow = grouping.flow
-    last_reader: dict[object, int] = {}
-    for node, edges in enumerate(flow.edges):
-        if flow.role[node] not in (Role.POINTWISE, Role.REDUCTION):
-            continue
-        for edge in edges:
-            # Only for what fills the space: sharing a scalar saves nothing.
-            if edge.path is not Path.FLAT:
-                continue
-            if edge.source.type.numel < grouping.summary[grouping.group(node)].numel:
-                continue
-            before = last_reader.get(edge.source)
-            if before is not None:
-                grouping.try_merge(grouping.group(before), grouping.group(node))
-            last_reader[edge.source] = node
 
 
 def _sources(flow: Flow, node: int) -> list[int]:
@@ -149,7 +138,7 @@ def _together(a: Summary, b: Summary) -> Summary | None:
         if a.kind == "rows":
             return a if b.numel in (a.numel, a.rows) else None
         return a if a.kind in ("pointwise", "matmul") and a.numel == b.numel else None
-    return a if a.kind == "rows" and a == b else None
+    return a if a.kind == "rows" and a == b and not a.is_tall else None
 
 
 def _flows(flow: Flow, reader: int, edge: Edge, group: Summary) -> bool:
@@ -159,6 +148,8 @@ def _flows(flow: Flow, reader: int, edge: Edge, group: Summary) -> bool:
     if edge.path is Path.FLAT:
         return True
     if group.kind != "rows":
+        return False
+    if group.is_tall:
         return False
     if edge.path is Path.EXPAND:
         reduced = tuple(1 if d in group.dims else n for d, n in enumerate(group.space))

@@ -21,6 +21,8 @@ CHEAP = frozenset(
     ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "where", "cast", "eq", "ne")
 ) | frozenset(("lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or"))
 MAX_CHEAP = 6
+# Groups larger than this are not searched for a value that replaces several.
+MAX_PIVOTS = 64
 
 
 @dataclass(slots=True)
@@ -55,12 +57,15 @@ class Traffic:
         known.into_dot |= into_dot
         self.readers.setdefault(value, {})[group] = None
 
-    def absorb(self, kept: int, gone: int) -> None:
-        """Give all that group `gone` reads and repeats to `kept`."""
+    def follow(self, merged: int | None, a: int, b: int) -> None:
+        """Groups a and b became `merged` (or not, if None): it reads and repeats what both did."""
+        if merged is None:
+            return
+        gone = b if merged == a else a
         for value, read in self.reads.pop(gone, {}).items():
             del self.readers[value][gone]
-            self.add(kept, value, read.nbytes, read.into_dot)
-        self.repeated.setdefault(kept, set()).update(self.repeated.pop(gone, ()))
+            self.add(merged, value, read.nbytes, read.into_dot)
+        self.repeated.setdefault(merged, set()).update(self.repeated.pop(gone, ()))
 
     def in_memory(self, value: Value) -> bool:
         """Whether `value` is written to memory, as things stand."""
@@ -84,6 +89,8 @@ def choose_recomputed(grouping: Grouping) -> Traffic:
     """Decide for each value between groups, in execution order."""
     traffic = _traffic(grouping)
     outputs = grouping.flow.outputs
+    for group in grouping.parts.in_order():
+        _keep_one_for_all(traffic, group)
     for index, node in enumerate(grouping.flow.graph.nodes):
         if grouping.flow.role[index] is Role.POINTWISE:
             for value in node.outputs:
@@ -107,6 +114,65 @@ def _traffic(grouping: Grouping) -> Traffic:
     return traffic
 
 
+def _keep_one_for_all(traffic: Traffic, group: int) -> None:
+    """Write one more value of a group if its readers can then compute several others from it.
+
+    gelu's derivative needs four functions of its input: one input in memory replaces them.
+    """
+    flow = traffic.flow
+    members = traffic.grouping.parts.members[group]
+    if not 1 < len(members) <= MAX_PIVOTS:
+        return
+    crossing = [i for i in members if flow.role[i] is Role.POINTWISE and _is_crossing(traffic, i)]
+    if len(crossing) < 2:
+        return
+    best, most = None, 0
+    for pivot in members:
+        value = flow.graph.nodes[pivot].outputs[0]
+        if not traffic.in_memory(value):
+            saved, readers = _saved_by(traffic, pivot, crossing)
+            # Of equals the last: it leaves the least to compute again.
+            if saved > 0 and saved >= most:
+                best, most = (value, readers), saved
+    if best is not None:
+        value, readers = best
+        for reader in readers:
+            traffic.add(reader, value, value.type.nbytes, False)
+
+
+def _is_crossing(traffic: Traffic, node: int) -> bool:
+    return bool(traffic.readers.get(traffic.flow.graph.nodes[node].outputs[0]))
+
+
+def _saved_by(traffic: Traffic, pivot: int, crossing: list[int]) -> tuple[int, list[int]]:
+    """The bytes saved if `pivot` is written, and who reads it then."""
+    nodes = traffic.flow.graph.nodes
+    kept = nodes[pivot].outputs[0]
+    saved = -kept.type.nbytes
+    readers: dict[int, None] = {}
+    for index in crossing:
+        (value,) = nodes[index].outputs
+        recipe = _recipe(traffic, index, also=kept) if index > pivot else None
+        if recipe is None or kept not in recipe.leaves or value in traffic.flow.outputs:
+            continue
+        others = [v for v in recipe.leaves if v is not kept and not traffic.in_memory(v)]
+        if others or not all(
+            _can_repeat(traffic, g, value, recipe) for g in traffic.readers[value]
+        ):
+            continue
+        saved += value.type.nbytes
+        for group in traffic.readers[value]:
+            saved += traffic.reads[group][value].nbytes - _unread(traffic, group, recipe, kept)
+            readers[group] = None
+    return saved - kept.type.nbytes * len(readers), list(readers)
+
+
+def _unread(traffic: Traffic, group: int, recipe: Recipe, known: Value) -> int:
+    """The bytes of leaves that `group` does not read yet, `known` aside."""
+    reads = traffic.reads[group]
+    return sum(n for v, n in recipe.leaves.items() if v is not known and v not in reads)
+
+
 def _decide(traffic: Traffic, index: int, value: Value, is_output: bool) -> None:
     recipe = _recipe(traffic, index)
     if recipe is None:
@@ -114,7 +180,7 @@ def _decide(traffic: Traffic, index: int, value: Value, is_output: bool) -> None
     groups = list(traffic.readers[value])
     able = [g for g in groups if _can_repeat(traffic, g, value, recipe)]
     avoidable = able == groups and not is_output
-    if avoidable and _extra_bytes(traffic, able, recipe) <= _kept_bytes(traffic, index, value):
+    if avoidable and _is_cheaper(traffic, index, value, recipe):
         _repeat(traffic, able, value, recipe)
         return
     # It is written anyway, but who has all its leaves at hand need not read it.
@@ -122,8 +188,8 @@ def _decide(traffic: Traffic, index: int, value: Value, is_output: bool) -> None
     _repeat(traffic, at_hand, value, recipe)
 
 
-def _recipe(traffic: Traffic, index: int) -> Recipe | None:
-    """The way back from a node to values in memory; None if it is too long."""
+def _recipe(traffic: Traffic, index: int, also: Value | None = None) -> Recipe | None:
+    """The way back from a node to values in memory and `also`; None if it is too long."""
     flow = traffic.flow
     nodes = {index}
     leaves: dict[Value, int] = {}
@@ -134,7 +200,7 @@ def _recipe(traffic: Traffic, index: int) -> Recipe | None:
             if source in nodes:
                 continue
             stop = source is None or flow.role[source] is not Role.POINTWISE
-            if stop or traffic.in_memory(edge.source):
+            if stop or edge.source is also or traffic.in_memory(edge.source):
                 leaves[edge.source] = max(leaves.get(edge.source, 0), edge.nbytes)
                 continue
             assert source is not None, "graph inputs are in memory"
@@ -161,13 +227,21 @@ def _can_repeat(traffic: Traffic, group: int, value: Value, recipe: Recipe) -> b
     return True
 
 
+def _is_cheaper(traffic: Traffic, index: int, value: Value, recipe: Recipe) -> bool:
+    groups = list(traffic.readers[value])
+    extra = _extra_bytes(traffic, groups, recipe)
+    kept = _kept_bytes(traffic, index, value)
+    if all(traffic.in_memory(leaf) for leaf in recipe.leaves):
+        # At about equal bytes: one value less in memory, and its reader may share these reads.
+        return extra <= kept + kept // 16
+    return extra <= kept
+
+
 def _kept_bytes(traffic: Traffic, index: int, value: Value) -> int:
     """What writing `value` and reading it back costs."""
     grouping = traffic.grouping
     group = grouping.group(index)
-    moved = value.type.nbytes + sum(
-        traffic.reads[g][value].nbytes for g in traffic.readers[value]
-    )
+    moved = value.type.nbytes + sum(traffic.reads[g][value].nbytes for g in traffic.readers[value])
     if grouping.summary[group].kind != "pointwise":
         return moved  # its product or reduction runs anyway
     nodes = traffic.flow.graph.nodes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.op import REGISTRY
@@ -89,8 +88,6 @@ def _free_values(nodes: list[Node]) -> list[Value]:
 
 
 def _renamed(node: Node, names: dict[Value, Value]) -> Node:
-    return replace(
-        node,
-        inputs=tuple([names[v] for v in node.inputs]),
-        outputs=tuple([names[v] for v in node.outputs]),
-    )
+    inputs = tuple([names[v] for v in node.inputs])
+    outputs = tuple([names[v] for v in node.outputs])
+    return Node(node.op, inputs, node.attrs, outputs, node.loc)

@@ -8,7 +8,6 @@ as each rule makes its node simpler.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lowgrad.ir.build import Builder, Tracer
@@ -45,7 +44,7 @@ class Rewriter(Builder):
             if found is not None:
                 value = found.value if isinstance(found, Tracer) else found
                 assert value.type == node.output.type, f"{rule} changed {node.output.type}"
-                return replace(node, outputs=(value,))
+                return Node(node.op, node.inputs, node.attrs, (value,), node.loc)
         self.nodes.append(node)
         for value in node.outputs:
             self.made[value] = node
@@ -87,7 +86,7 @@ def _renamed(node: Node, same: Mapping[Value, Value]) -> Node:
     if inputs == node.inputs:
         return node
     outputs = tuple([Value(v.type, v.hint) for v in node.outputs])
-    return replace(node, inputs=inputs, outputs=outputs)
+    return Node(node.op, inputs, node.attrs, outputs, node.loc)
 
 
 def _count_readers(graph: Graph, readers: dict[Value, int]) -> None:

@@ -165,14 +165,12 @@ def _accumulate(tensor: Tensor, gradient: Ref, create_graph: bool) -> None:
         before = tensor._gradient_now()
         if before is not None and not isinstance(before, FreedGradient):
             (gradient,) = dispatch.apply(REGISTRY["add"], (before._ref, gradient), {})
-            tensor._note()
             before._rebind(gradient)
             return
     if gradient.array is not None:
         # A gradient may be a broadcast or a view of a value that others share.
         gradient.array = np.ascontiguousarray(gradient.array)
-    tensor._note()
-    tensor._grad = wrap(gradient)
+    tensor._set_gradient(wrap(gradient))
 
 
 class _GradMode(AbstractContextManager[None]):

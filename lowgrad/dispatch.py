@@ -232,6 +232,7 @@ class Recorder:
         self.after: dict[int, tuple[Any, Any]] = {}  # scratch of whoever compares before and after
         # tensors whose gradient from before the step was looked at: id -> whether there was one
         self.gradient_reads: dict[int, bool] = {}
+        self.gradient_writes: set[int] = set()  # ids of tensors given a gradient by the step
         self.names: dict[Ref, str] = {}  # of values from outside, for readers of the graph
         self.forward_nodes: int | None = None  # nodes recorded before the first backward
         self.leaves: dict[Value, Ref] = {}  # where gradients may accumulate

@@ -347,10 +347,8 @@ class Tensor:
     def _gradient_now(self) -> Tensor | None:
         """The gradient; a recording is told if it is one from before the step."""
         active = dispatch.recorder()
-        if active is not None:
-            touched = active.touched.get(id(self))
-            if touched is None or touched[2] is self._grad:
-                active.gradient_reads.setdefault(id(self), self._grad is not None)
+        if active is not None and id(self) not in active.gradient_writes:
+            active.gradient_reads.setdefault(id(self), self._grad is not None)
         return self._grad
 
     @grad.setter
@@ -359,7 +357,13 @@ class Tensor:
             raise ShapeError(
                 f"grad: shapes differ: gradient {tuple(grad.shape)}, tensor {tuple(self.shape)}"
             )
+        self._set_gradient(grad)
+
+    def _set_gradient(self, grad: Tensor | None) -> None:
         self._note()
+        active = dispatch.recorder()
+        if active is not None:
+            active.gradient_writes.add(id(self))
         self._grad = grad
 
     @property

@@ -67,7 +67,7 @@ def graph_lines(graph: Graph, *, locations: bool = False) -> Printed:
     """`graph` as text, line by line; also one that is broken, with `%?` for undefined values."""
     names = _names(graph)
     inputs = ", ".join(f"{value_name(v, names)}: {v.type}" for v in graph.inputs)
-    lines = [f"graph {_fit(graph.name) or 'graph'}({inputs}){_aliases(graph.aliases)} {{"]
+    lines = [f"graph {_graph_name(graph)}({inputs}){_aliases(graph.aliases)} {{"]
     starts = []
     for node in graph.nodes:
         starts.append(len(lines))
@@ -102,7 +102,7 @@ def _node_lines(node: Node, names: Mapping[Value, str], locations: bool) -> list
 
 def _body_lines(key: str, body: Graph, locations: bool) -> list[str]:
     lines = graph_lines(body, locations=locations).lines
-    if _fit(body.name) != key:
+    if _graph_name(body) != key:
         lines[0] = f"{key} = {lines[0]}"
     return lines
 
@@ -132,6 +132,11 @@ def _fit(hint: str) -> str:
     """`hint` as a name, or nothing: names of digits alone are those of values without hints."""
     name = _UNFIT.sub("_", hint)
     return "" if name.isdigit() else name
+
+
+def _graph_name(graph: Graph) -> str:
+    name = _UNFIT.sub("_", graph.name)
+    return name if name[:1].isalpha() or name[:1] == "_" else f"graph{name}"
 
 
 def _listed(values: Sequence[Value], names: Mapping[Value, str]) -> str:

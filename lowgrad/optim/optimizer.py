@@ -74,7 +74,8 @@ class Optimizer:
                 self._visit_state(walker, param)
             zeros = tuple(bool(group.get(name, 0)) for name in ZERO_OR_NOT)
             structure.append((*zeros, *(group.get(name) for name in CHOICES)))
-        return tuple(structure)
+        # Which optimizer, too: a replay reads the numbers of the one that was recorded.
+        return (id(self), *structure)
 
     def _visit_state(self, walker: Any, param: Tensor) -> None:
         state = self.state[param]

@@ -93,6 +93,14 @@ class LRScheduler:
     def _scaled(self, factor: float) -> list[float]:
         return [lr * factor for lr in self._current()]
 
+    def _compile_prepare(self) -> None:
+        """Nothing to make before a step is recorded."""
+
+    def _compile_signature(self, walker: Any, path: str) -> tuple[Any, ...]:
+        """A recorded step depends on which schedule this is; its numbers are read at each replay."""
+        walker.visit(self.optimizer, f"{path}.optimizer")
+        return ("schedule", id(self))
+
     def state_dict(self) -> dict[str, Any]:
         """Everything but the optimizer."""
         return {name: value for name, value in self.__dict__.items() if name != "optimizer"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgrad.errors import LowgradError
 from lowgrad.ir.build import Tracer
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.op import REGISTRY, evaluate, rounded
@@ -23,7 +24,10 @@ def pointwise_of_fulls(node: Node, r: Rewriter) -> Tracer | None:
         rounded(np.full((1,), n, v.type.dtype.wide), TensorType((1,), v.type.dtype))
         for n, v in zip(numbers, node.inputs, strict=True)
     )
-    (result,) = evaluate(node.op, arrays, node.attrs, (node.output.type.with_shape((1,)),))
+    try:
+        (result,) = evaluate(node.op, arrays, node.attrs, (node.output.type.with_shape((1,)),))
+    except LowgradError:
+        return None  # a division by 0: the step raises when, and only if, it runs
     return r.full(node.output.type, _number(result))
 
 

@@ -132,7 +132,8 @@ def sgd(step: Step, grads: Sequence[Tracer], momentum: float = 0.9) -> None:
         buf = step.state(p.type, f"{p.value.hint}.buf")
         new = buf * momentum + g
         step.update(buf, new)
-        step.update(p, p - spread(lr, p.shape) * new)
+        rate = lr if p.dtype is lr.dtype else lr.call("cast", dtype=p.dtype)
+        step.update(p, p - spread(rate, p.shape) * new)
 
 
 def adamw(step: Step, grads: Sequence[Tracer], *, clip: float | None = None) -> None:

@@ -126,41 +126,41 @@ class Tracer:
         return self.builder.full(self.type, other).call(name, self)
 
     def __add__(self, other: Tracer | Number) -> Tracer:
-        return self.call("add", other)  # type: ignore[no-any-return]
+        return self.call("add", other)
 
     def __sub__(self, other: Tracer | Number) -> Tracer:
-        return self.call("sub", other)  # type: ignore[no-any-return]
+        return self.call("sub", other)
 
     def __mul__(self, other: Tracer | Number) -> Tracer:
-        return self.call("mul", other)  # type: ignore[no-any-return]
+        return self.call("mul", other)
 
     def __truediv__(self, other: Tracer | Number) -> Tracer:
-        return self.call("div", other)  # type: ignore[no-any-return]
+        return self.call("div", other)
 
     def __neg__(self) -> Tracer:
-        return self.call("neg")  # type: ignore[no-any-return]
+        return self.call("neg")
 
     __radd__ = __add__
     __rmul__ = __mul__
 
     def __rsub__(self, other: Number) -> Tracer:
-        return self.flipped("sub", other)  # type: ignore[no-any-return]
+        return self.flipped("sub", other)
 
     def __rtruediv__(self, other: Number) -> Tracer:
-        return self.flipped("div", other)  # type: ignore[no-any-return]
+        return self.flipped("div", other)
 
     def __lt__(self, other: Tracer | Number) -> Tracer:
-        return self.call("lt", other)  # type: ignore[no-any-return]
+        return self.call("lt", other)
 
     def __le__(self, other: Tracer | Number) -> Tracer:
-        return self.call("le", other)  # type: ignore[no-any-return]
+        return self.call("le", other)
 
     def __gt__(self, other: Tracer | Number) -> Tracer:
-        return self.call("gt", other)  # type: ignore[no-any-return]
+        return self.call("gt", other)
 
     def __ge__(self, other: Tracer | Number) -> Tracer:
-        return self.call("ge", other)  # type: ignore[no-any-return]
+        return self.call("ge", other)
 
     def equals(self, other: Tracer | Number) -> Tracer:
         """Elementwise equality (`==` on tracers stays identity, so that they can be dict keys)."""
-        return self.call("eq", other)  # type: ignore[no-any-return]
+        return self.call("eq", other)

@@ -28,7 +28,7 @@ class Value:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Node:
-    """One operation: `outputs = op(inputs, **attrs)`. `attrs` is never changed after construction."""
+    """One operation: `outputs = op(inputs, **attrs)`. Nobody changes `attrs` once it is made."""
 
     op: Op
     inputs: tuple[Value, ...]

@@ -70,7 +70,9 @@ def register(op: OpT) -> OpT:
     return op
 
 
-def outputs_of(op: Op, types: tuple[TensorType, ...], attrs: dict[str, Any]) -> tuple[TensorType, ...]:
+def outputs_of(
+    op: Op, types: tuple[TensorType, ...], attrs: dict[str, Any]
+) -> tuple[TensorType, ...]:
     """`op.infer`, always as a tuple."""
     inferred = op.infer(*types, **attrs)
     return inferred if isinstance(inferred, tuple) else (inferred,)
@@ -89,7 +91,7 @@ def evaluate(
 
 def widen(array: Array) -> Array:
     """`array` in the type its arithmetic is done in: the 16-bit floats become float32."""
-    # 'V' is ml_dtypes' bfloat16, 'e' float16; the itemsize test keeps the common case to one compare.
+    # 'V' is ml_dtypes' bfloat16, 'f' float16; by the itemsize the common case is one compare.
     if array.dtype.itemsize == 2 and array.dtype.kind in "Vf":
         return array.astype(np.float32)
     return array

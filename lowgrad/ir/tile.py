@@ -122,5 +122,5 @@ def where(condition: Tile, a: Tile | Literal, b: Tile | Literal) -> Tile:
 
 
 def cast(x: Tile, dtype: DType) -> Tile:
-    """`x` converted to `dtype`, rounding: for the 16-bit floats too, though arithmetic stays wide."""
+    """`x` converted to `dtype`, rounding: to the 16-bit floats too, though arithmetic is wide."""
     return x.block.let("cast", x, dtype=dtype)

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 class DType:
     """An element type. One object exists for each, so identity is equality.
 
-    `name` is PyTorch's (`float32`), `short` is the one in IR text (`f32`), `numpy` the storage type.
+    `name` is PyTorch's (`float32`), `short` that of IR text (`f32`), `numpy` the storage type.
     `wide` is the NumPy type that arithmetic on it is done in: float32 for the 16-bit floats.
     """
 

@@ -251,9 +251,10 @@ class Flip(View):
         return x
 
     def evaluate(self, x: Array, *, dims: tuple[int, ...]) -> Array:
-        # np.flip would make a scalar of a 0-d array.
         backwards, same = slice(None, None, -1), slice(None)
-        return x[(*(backwards if d in dims else same for d in range(x.ndim)), ...)]
+        # np.flip would make a scalar of a 0-d array; the ellipsis keeps it an array.
+        window = (*(backwards if d in dims else same for d in range(x.ndim)), ...)
+        return x[window]
 
     def vjp(self, g: Tracer, out: Tracer, x: Tracer, *, dims: tuple[int, ...]) -> tuple[Tracer]:
         return (flip(g, dims=dims),)

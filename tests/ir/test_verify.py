@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from samples import SAMPLES
 
+from lowgrad import ops  # noqa: F401  (fills the registry)
 from lowgrad.errors import VerifyError
 from lowgrad.ir import Graph, Node, TensorType, Value, parse, verify
 from lowgrad.ir.build import Builder

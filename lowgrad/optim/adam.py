@@ -11,6 +11,7 @@ from lowgrad.optim.optimizer import (
     Optimizer,
     Params,
     decayed,
+    of_group,
     require,
     require_betas,
     setting,
@@ -59,12 +60,13 @@ class Adam(Optimizer):
         if not self.is_decoupled:
             grad = decayed(param, grad, group)
         elif group["weight_decay"] != 0:
-            param.mul_(dispatch.host_scalar(lambda: 1.0 - group["lr"] * group["weight_decay"]))
+            shrunk = of_group(group, "shrink", lambda: 1.0 - group["lr"] * group["weight_decay"])
+            param.mul_(shrunk)
 
         mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.add_((grad - mean) * dispatch.host_scalar(lambda: 1.0 - group["betas"][0]))
-        square.mul_(dispatch.host_scalar(lambda: float(group["betas"][1])))
-        square.add_(grad * grad * dispatch.host_scalar(lambda: 1.0 - group["betas"][1]))
+        mean.add_((grad - mean) * of_group(group, "1 - beta1", lambda: 1.0 - group["betas"][0]))
+        square.mul_(of_group(group, "beta2", lambda: float(group["betas"][1])))
+        square.add_(grad * grad * of_group(group, "1 - beta2", lambda: 1.0 - group["betas"][1]))
         if group["amsgrad"]:
             greatest = state["max_exp_avg_sq"]
             greatest.copy_(lowgrad.maximum(greatest, square))

@@ -183,7 +183,12 @@ class Optimizer:
 
 def setting(group: Group, name: str) -> Any:
     """A setting as a number that is read anew at each replay of a recorded step."""
-    return dispatch.host_scalar(lambda: float(group[name]), key=(id(group), name))
+    return of_group(group, name, lambda: float(group[name]))
+
+
+def of_group(group: Group, name: str, read: Callable[[], float]) -> Any:
+    """A number called `name` that is the same for all of a group, read anew at each replay."""
+    return dispatch.host_scalar(read, key=(id(group), name))
 
 
 def decayed(param: Tensor, grad: Tensor, group: Group) -> Tensor:

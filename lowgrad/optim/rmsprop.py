@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowgrad import dispatch
-from lowgrad.optim.optimizer import Group, Optimizer, Params, decayed, require, setting
+from lowgrad.optim.optimizer import Group, Optimizer, Params, decayed, of_group, require, setting
 from lowgrad.tensor import Tensor
 
 
@@ -50,7 +49,7 @@ class RMSprop(Optimizer):
 
     def _update(self, param: Tensor, grad: Tensor, group: Group, state: dict[str, Any]) -> None:
         grad = decayed(param, grad, group)
-        rest = dispatch.host_scalar(lambda: 1.0 - group["alpha"])
+        rest = of_group(group, "1 - alpha", lambda: 1.0 - group["alpha"])
         square = state["square_avg"]
         square.mul_(setting(group, "alpha")).add_(grad * grad * rest)
         variance = square

@@ -97,7 +97,7 @@ class LRScheduler:
         """Nothing to make before a step is recorded."""
 
     def _compile_signature(self, walker: Any, path: str) -> tuple[Any, ...]:
-        """A recorded step depends on which schedule this is; its numbers are read at each replay."""
+        """Which schedule this is; a recorded step reads its numbers at each replay."""
         walker.visit(self.optimizer, f"{path}.optimizer")
         return ("schedule", id(self))
 

@@ -215,13 +215,13 @@ class Walker:
         globals_ = function.__globals__
         names = tuple(n for n in _global_names(function.__code__) if n in globals_)
         self._watch("names", globals_, names, tuple(globals_[n] for n in names))
-        self._watch("slots", function, ("__code__",), (function.__code__,))
+        own = ("__code__", "__defaults__", "__kwdefaults__")
+        self._watch("slots", function, own, tuple(getattr(function, n) for n in own))
         for name in names:
             self._global(globals_[name], name, function.__code__)
         self._closure(function, path)
         self._parts(((function.__defaults__, path), (function.__kwdefaults__, path)))
-        if function.__dict__:
-            self._mapping(function.__dict__, path)
+        self._mapping(function.__dict__, path)
 
     def _closure(self, function: types.FunctionType, path: str) -> None:
         cells = function.__closure__ or ()

@@ -117,6 +117,10 @@ class Tensor:
 
     if TYPE_CHECKING:  # the functions attached by `method`
 
+        data: Any
+        T: Tensor
+        mT: Tensor  # noqa: N815  (PyTorch's name)
+
         def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
@@ -344,13 +348,6 @@ class Tensor:
             )
         return gradient
 
-    def _gradient_now(self) -> Tensor | None:
-        """The gradient; a recording is told if it is one from before the step."""
-        active = dispatch.recorder()
-        if active is not None and id(self) not in active.gradient_writes:
-            active.gradient_reads.setdefault(id(self), self._grad is not None)
-        return self._grad
-
     @grad.setter
     def grad(self, grad: Tensor | None) -> None:
         if grad is not None and grad.shape != self.shape:
@@ -358,6 +355,13 @@ class Tensor:
                 f"grad: shapes differ: gradient {tuple(grad.shape)}, tensor {tuple(self.shape)}"
             )
         self._set_gradient(grad)
+
+    def _gradient_now(self) -> Tensor | None:
+        """The gradient; a recording is told if it is one from before the step."""
+        active = dispatch.recorder()
+        if active is not None and id(self) not in active.gradient_writes:
+            active.gradient_reads.setdefault(id(self), self._grad is not None)
+        return self._grad
 
     def _set_gradient(self, grad: Tensor | None) -> None:
         self._note()

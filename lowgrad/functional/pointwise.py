@@ -10,9 +10,10 @@ from lowgrad.errors import DTypeError
 from lowgrad.functional.common import (
     NUMBERS,
     Operand,
-    as_tensor_like,
     cast,
+    broadcast_shape,
     common_dtype,
+    expand_to,
     float_dtype,
     floating,
     full_of,
@@ -90,8 +91,9 @@ def reciprocal(input: Tensor) -> Tensor:
 
 @method()
 def relu(input: Tensor) -> Tensor:
-    """max(x, 0)."""
-    return run("maximum", input, full_of(input._ref.type.shape, input.dtype, 0))
+    """max(x, 0), with slope 0 at 0 as PyTorch has it (a maximum would halve it)."""
+    zero = full_of(input._ref.type.shape, input.dtype, 0)
+    return run("where", run("le", input, zero), zero, input)
 
 
 @method()
@@ -396,11 +398,8 @@ def where(condition: Tensor, input: Operand, other: Operand) -> Tensor:
     """input where condition holds, else other; all three broadcast."""
     if condition.dtype is not bool_:
         raise DTypeError(f"where: the condition must be bool, not {condition.dtype!r}")
-    operands = [input, other]
     dtype = common_dtype((input, other))
-    a, b = (as_tensor_like(x, condition) if not isinstance(x, Tensor) else x for x in operands)
-    from lowgrad.functional.common import broadcast_shape, expand_to
-
+    a, b = (x if isinstance(x, Tensor) else full_of((), dtype, x) for x in (input, other))
     shape = broadcast_shape("where", condition.shape, a.shape, b.shape)
     return run(
         "where",

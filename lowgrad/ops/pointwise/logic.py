@@ -258,6 +258,10 @@ class StopGradient(Pointwise):
     def vjp(self, g: Tracer, out: Tracer, x: Tracer) -> tuple[None]:
         return (None,)
 
+    def put(self, base: Tracer, new: Tracer) -> Tracer:
+        """x.detach() was overwritten with `new`: so is x."""
+        return new
+
     def emit(self, x: Tile) -> Tile:
         return x
 

@@ -135,7 +135,9 @@ def _view(draw: Draw, b: Builder, x: Tracer, *_: Any) -> Any:
     if name == "permute":
         return x.call(name, dims=tuple(draw(st.permutations(range(rank)))))
     if name == "expand":
-        return x.call(name, shape=tuple(3 if n == 1 and draw(st.booleans()) else n for n in x.shape))
+        return x.call(
+            name, shape=tuple(3 if n == 1 and draw(st.booleans()) else n for n in x.shape)
+        )
     if name == "flip":
         return x.call(name, dims=tuple(sorted(draw(st.sets(st.integers(0, max(rank - 1, 0)))))))
     if name == "slice":

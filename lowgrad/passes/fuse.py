@@ -93,9 +93,20 @@ def _share(traffic: Traffic, a: int, b: int) -> int | None:
     grouping = traffic.grouping
     pointers = len(traffic.reads.get(a, {})) + len(traffic.reads.get(b, {}))
     pointers += sum(v in traffic.flow.outputs for g in (a, b) for v in _made(traffic, g))
-    if pointers > MAX_POINTERS:
+    if pointers > MAX_POINTERS or _reads_what_is_updated(traffic, a, b):
         return None
     one, two = grouping.summary[a], grouping.summary[b]
     shared = grouping.force_merge(a, b, one if one == two else Summary("multi", 0))
     traffic.follow(shared, a, b)
     return shared
+
+
+def _reads_what_is_updated(traffic: Traffic, a: int, b: int) -> bool:
+    """Whether one of two groups reads state that the other updates, at unrelated elements."""
+    graph = traffic.flow.graph
+    state = {graph.outputs[o]: graph.inputs[i] for o, i in graph.aliases.items()}
+    for one, other in ((a, b), (b, a)):
+        updated = [state[v] for v in _made(traffic, one) if v in state]
+        if any(v in traffic.reads.get(other, {}) for v in updated):
+            return True
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ def classifier(
     step = new_step()
     x = step.state(TensorType((batch, sizes[0]), dtype), "x")
     y = step.state(TensorType((batch,), int64), "y")
-    for i, (k, n) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (k, n) in enumerate(pairwise(sizes)):
         weight = parameter(step, f"fc{i + 1}.weight", n, k, dtype=dtype)
         bias = parameter(step, f"fc{i + 1}.bias", n, dtype=dtype)
         x = linear(x, weight, bias)
@@ -194,7 +195,7 @@ class GptSize:
     vocab: int = 512
 
 
-def gpt(size: GptSize = GptSize(), clip: float | None = None) -> Graph:  # noqa: B008 - frozen
+def gpt(size: GptSize = GptSize(), clip: float | None = None) -> Graph:
     """A small GPT: pre-norm blocks, causal attention, GELU, tied to nothing; AdamW."""
     step = new_step()
     B, S, D = size.batch, size.length, size.width

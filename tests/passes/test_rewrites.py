@@ -58,7 +58,7 @@ VANISHING = {
     "x + -0.0": lambda x: x + -0.0,
     "x / 1": lambda x: x / 1.0,
     "x ** 1": lambda x: x.call("pow", 1.0),
-    "-(-x)": lambda x: -(-x),
+    "-(-x)": lambda x: x.call("neg").call("neg"),
     "max(x, x)": lambda x: x.call("maximum", x),
     "stop_gradient": lambda x: x.call("stop_gradient"),
     "where(true)": lambda x: x.builder.full(x.type.with_dtype(bool_), True).call(
@@ -142,7 +142,7 @@ def test_division_by_a_power_of_two_becomes_a_product():
 
 
 def test_rules_meet_what_other_rules_made():
-    graph = graph_of(lambda x: -(x + -(-(-x))), F32)  # -(x - x)
+    graph = graph_of(lambda x: -(x + (-x).call("neg").call("neg")), F32)  # -(x - x)
 
     assert ops(simplify(graph)) == ["sub", "neg"]
 

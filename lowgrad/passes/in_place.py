@@ -1,0 +1,55 @@
+"""Whether a kernel may write an output over one of its inputs.
+
+It may if every element of the input is read only by the lane that writes that element: a lane that
+reads elsewhere (a flip, a product, a neighbour) could find the new value.
+"""
+
+from __future__ import annotations
+
+from lowgrad.ir.graph import Graph, Node, Value
+from lowgrad.passes.dataflow import Path, Role, flow_of
+
+
+def may_overwrite(node: Node, state: Value, output: Value) -> bool:
+    """Whether the kernel of `node` may store its `output` where `state` is."""
+    if state.type != output.type:
+        return False
+    if state not in node.inputs:
+        return True
+    if node.op.name != "fused":
+        return _reads_in_place(_alone(node), state, output)
+    body: Graph = node.attrs["body"]
+    inner = dict(zip(node.inputs, body.inputs, strict=True))
+    results = dict(zip(node.outputs, body.outputs, strict=True))
+    return _reads_in_place(body, inner[state], results[output])
+
+
+def _alone(node: Node) -> Graph:
+    return Graph(tuple(dict.fromkeys(node.inputs)), (node,), node.outputs)
+
+
+def _reads_in_place(body: Graph, state: Value, output: Value) -> bool:
+    flow = flow_of(body)
+    if output not in flow.producer:
+        return True  # handed through
+    for index, edges in enumerate(flow.edges):
+        for edge in edges:
+            if edge.source is state and not _same_lane(flow.role[index], edge.path):
+                return False
+    # Lanes of a multi region belong to one of its bodies; another's reads come at any time.
+    return _reaches_only(body, state, output)
+
+
+def _same_lane(role: Role, path: Path) -> bool:
+    # Views without a reader of their own are not read; a reduction reads the whole row.
+    unread = role in (Role.VIEW, Role.CREATE)
+    return unread or (path is Path.FLAT and role in (Role.POINTWISE, Role.RESHAPE))
+
+
+def _reaches_only(body: Graph, state: Value, output: Value) -> bool:
+    """Whether all other outputs that depend on `state` have `output`'s number of elements."""
+    reached = {state}
+    for node in body.nodes:
+        if not reached.isdisjoint(node.inputs):
+            reached.update(node.outputs)
+    return all(v.type.numel == output.type.numel for v in body.outputs if v in reached)

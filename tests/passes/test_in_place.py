@@ -1,0 +1,46 @@
+"""Which outputs may be written over an input of their kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from lowgrad.ir.build import Builder
+from lowgrad.ir.types import TensorType, float32
+from lowgrad.passes.fuse import fuse
+from lowgrad.passes.in_place import may_overwrite
+
+SQUARE = TensorType((8, 8), float32)
+
+
+def spread_sum(x):
+    return x.call("sum", dims=(1,)).call("expand", shape=x.shape)
+
+
+PROGRAMS = {
+    "elementwise": (lambda x, w: x * 2.0 + w, True),
+    "one op": (lambda x, w: x + w, True),
+    "not read at all": (lambda x, w: w.call("exp") * 2.0, True),
+    "epilogue of a product": (lambda x, w: w.call("matmul", w) * 0.1 + x, True),
+    "flipped": (lambda x, w: x.call("flip", dims=(1,)) * 2.0, False),
+    "transposed": (lambda x, w: x + x.call("permute", dims=(1, 0)), False),
+    "operand of the product": (lambda x, w: x.call("matmul", w) + x, False),
+    "whole rows": (lambda x, w: x - spread_sum(x), False),
+    "one row for all": (
+        lambda x, w: (
+            x.call("slice", starts=(0, 0), stops=(1, 8), steps=(1, 1)).call("expand", shape=(8, 8))
+            + x
+        ),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_may_overwrite(name):
+    function, expected = PROGRAMS[name]
+    b = Builder()
+    x, w = b.input(SQUARE, "x"), b.input(SQUARE, "w")
+    graph = fuse(b.graph((function(x, w).value,), {0: 0}))
+    node = graph.nodes[-1]
+
+    assert may_overwrite(node, x.value, node.outputs[0]) is expected

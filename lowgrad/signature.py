@@ -73,6 +73,7 @@ class Snapshot:
     names: list[str] = field(default_factory=list)
     watches: list[Watch] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)  # a path for each entry of `key`
+    outside: int = 0  # how many of the tensors the function reaches without its arguments
     facts: list[tuple[Any, bool, bool]] = field(default_factory=list)  # type, leaf, tracked
 
     def is_unchanged(self) -> bool:
@@ -294,6 +295,7 @@ def walk(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Snapsh
     """The walk of a function together with its arguments: the same objects are found once."""
     walker = Walker()
     walker.visit(function, "")
+    walker.found.outside = len(walker.found.tensors)
     for name, value in named_arguments(function, args, kwargs):
         walker.visit(value, name)
     return walker.found

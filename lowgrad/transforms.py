@@ -196,7 +196,11 @@ class CompiledFunction:
         """Keep this walk for `_quick`, if every argument is a plain tensor seen once."""
         positions = {id(t): i for i, t in enumerate(found.tensors)}
         found.facts = [(t._ref.type, t._leaf_requires_grad, t._ref.tracked) for t in found.tensors]
-        plain = all(type(a) is Tensor and a._base is None and not a.__dict__ for a in args)
+        # In order, each once, and none that the function reaches by another way as well.
+        own = list(range(found.outside, found.outside + len(args)))
+        plain = [positions.get(id(a)) for a in args] == own and all(
+            type(a) is Tensor and a._base is None and not a.__dict__ for a in args
+        )
         refs = {id(t._ref) for t in found.tensors}
         if kwargs or not plain or len(refs) != len(found.tensors):
             self._last = None

@@ -1,0 +1,89 @@
+"""Timing, fairly: the two sides take turns, and the ratio is of their medians in one run."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Seconds a call of each side: medians over the rounds, and their ratio ours / theirs."""
+
+    ours_s: float
+    theirs_s: float
+    ratio: float
+    rounds: int
+
+
+def compare(
+    ours: Callable[[], Any], theirs: Callable[[], Any], *, seconds: float = 4.0, warmup: int = 3
+) -> Comparison:
+    """Time both in alternating rounds for about `seconds`."""
+    for _ in range(warmup):
+        ours()
+        theirs()
+    repeats = _repeats(theirs)
+    mine: list[float] = []
+    other: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(mine) < 5 or time.perf_counter() < end:
+        mine.append(_timed(ours, repeats))
+        other.append(_timed(theirs, repeats))
+    a, b = statistics.median(mine), statistics.median(other)
+    return Comparison(a, b, a / b, len(mine))
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    """How many calls make a round of about 20 ms."""
+    return max(1, round(0.02 / max(_timed(call, 1), 1e-6)))
+
+
+def _timed(call: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+def fresh_process_s(code: str, *, runs: int = 5) -> float:
+    """The median seconds that a new Python process prints after running `code`."""
+    script = f"import time; t = time.perf_counter()\n{code}\nprint(time.perf_counter() - t)"
+    times = []
+    for _ in range(runs):
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        times.append(float(done.stdout.split()[-1]))
+    return statistics.median(times)
+
+
+def environment() -> dict[str, str]:
+    """What the figures depend on: machine and versions."""
+    found = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+    }
+    for name in ("numpy", "scipy", "ml_dtypes", "triton", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [x.partition(":")[2].strip() for x in lines if x.startswith("model name")]
+    except OSError:
+        return platform.processor()
+    return f"{len(names)} x {names[0]}" if names else platform.processor()

@@ -1,0 +1,273 @@
+"""The Kernel language: one launch, as data. Statements run in order, on tiles, in every program.
+
+A tile is a block of lanes; a name without lanes is a scalar. Masks and identities of reductions are
+statements and fields here, put in by the skeletons, so that no op can forget them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal as OneOf
+
+from lowgrad.errors import Location
+from lowgrad.ir.graph import Node, Value
+from lowgrad.ir.index import Index
+from lowgrad.ir.tile import Arg, Let, Literal
+from lowgrad.ir.types import DType, TensorType
+
+Role = OneOf["in", "out", "scratch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A pointer argument. `value` is the node's input or output; a scratch one is in no graph.
+
+    Scratch lives from the kernel that writes it to the last one of the same node.
+    """
+
+    name: str
+    type: TensorType
+    role: Role
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The condition low <= expr < high; None is no limit."""
+
+    expr: Index
+    low: int | None
+    high: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramId:
+    """name = the number of this program in the grid."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """name = start + 0, 1, 2, ... of `block` lanes; `view` places them in a tile: "[:, None]"."""
+
+    name: str
+    start: Index
+    block: str
+    view: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """name = the value of an index expression."""
+
+    name: str
+    expr: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """name = whether all bounds hold, and all of the bool tiles `also`."""
+
+    name: str
+    bounds: tuple[Bound, ...]
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """name = the elements at flat index `at`; lanes where a mask does not hold read `other`.
+
+    shape: the lanes' constants, given where masks have lanes that `at` has not.
+    widen: 16-bit floats become f32.
+    """
+
+    name: str
+    param: str
+    at: Index
+    masks: tuple[str, ...]
+    dtype: DType
+    other: Literal | None = None
+    widen: bool = True
+    shape: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Write `value`, rounded to the param's dtype, where all masks hold."""
+
+    param: str
+    at: Index
+    value: Arg
+    masks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """name = a tile of one number; a scalar if shape is empty."""
+
+    name: str
+    shape: tuple[str, ...]
+    value: Literal
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """name = value, repeated to `shape`."""
+
+    name: str
+    value: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """name = `value` reduced along tile axis `axis` by `fn`: sum, prod, max, min, any or all.
+
+    Lanes where a mask does not hold count as `identity`.
+    """
+
+    name: str
+    fn: str
+    value: str
+    axis: int
+    keep: bool
+    dtype: DType
+    masks: tuple[str, ...]
+    identity: Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """acc += a @ b. `fn` is "dot" (tensor cores), or "multiply" (products, then a sum)."""
+
+    acc: str
+    a: str
+    b: str
+    fn: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class CumSum:
+    """name = the running sums of `value` along tile axis `axis`."""
+
+    name: str
+    value: str
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Give the existing name `name` the value `value`: what a loop carries."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """For `name` from 0 to stop in steps: the body."""
+
+    name: str
+    stop: int
+    step: str
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """The body, in programs where the scalars `tests` hold."""
+
+    tests: tuple[str, ...]
+    body: tuple[Statement, ...]
+
+
+Statement = (
+    Let
+    | ProgramId
+    | Lanes
+    | Assign
+    | Test
+    | Load
+    | Store
+    | Fill
+    | Broadcast
+    | Reduce
+    | Dot
+    | CumSum
+    | Update
+    | Loop
+    | When
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One launch of `grid` programs.
+
+    constants: the constexpr arguments, by name.  locs: the user's line that a name comes from.
+    wide: whether offsets are 64-bit.  bytes_read and bytes_written count each buffer once.
+    in_place: (out, in) params that may share memory: each lane reads its place before writing it.
+    """
+
+    name: str
+    params: tuple[Param, ...]
+    constants: Mapping[str, int]
+    body: tuple[Statement, ...]
+    grid: tuple[int, ...]
+    num_warps: int
+    num_stages: int
+    node: Node
+    flops: int
+    wide: bool = False
+    locs: Mapping[str, Location] = field(default_factory=dict)
+    in_place: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def loc(self) -> Location | None:
+        """The user's line: the node's, or of the first statement that has one."""
+        return self.node.loc or next(iter(self.locs.values()), None)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all inputs, each once."""
+        return sum(p.type.nbytes for p in self.params if self._is_read(p))
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all outputs, each once."""
+        return sum(p.type.nbytes for p in self.params if not self._is_read(p))
+
+    def _is_read(self, param: Param) -> bool:
+        return param.name in self._loaded
+
+    @cached_property
+    def _loaded(self) -> frozenset[str]:
+        return frozenset(s.param for s in walk(self.body) if isinstance(s, Load))
+
+    @cached_property
+    def source(self) -> str:
+        """The kernel as the text of a Triton module."""
+        # Codegen's core does not depend on a backend; this one is the only one that there is.
+        from lowgrad.codegen.triton.emit import emit
+
+        return emit(self)
+
+
+def walk(body: tuple[Statement, ...] | list[Statement]) -> Iterator[Statement]:
+    """All statements, those in loops and branches too."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, Loop | When):
+            yield from walk(statement.body)
+
+
+def defined(statement: Statement) -> str:
+    """The name that a statement defines; "" if none."""
+    if isinstance(statement, Store | Dot | When | Update):
+        return ""
+    return statement.name

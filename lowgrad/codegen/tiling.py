@@ -1,0 +1,76 @@
+"""How much of the work one program does: the sizes of blocks, by default and for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lowgrad.ir.types import DType, float32
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Sizes in elements; blocks are powers of two.
+
+    flat: lanes of a pointwise program.
+    row: the longest row that is held at once; longer ones are looped over.
+    tile: elements of a program that reduces several short rows, or columns.
+    split: a reduction to few results takes two launches if each is of more elements than this.
+    programs: as many programs as keep a GPU busy.
+    m, n, k: the blocks of a contraction; 0 leaves the choice to the shape and dtype.
+    precision: how tensor cores treat f32, as in tl.dot.  "ieee" is exact, "tf32" is not.
+    """
+
+    flat: int = 1024
+    row: int = 16384
+    tile: int = 2048
+    split: int = 16384
+    programs: int = 264
+    m: int = 0
+    n: int = 0
+    k: int = 0
+    precision: str = "ieee"
+
+
+DEFAULT = Tiling()
+
+
+def power_of_2(n: int) -> int:
+    """The least power of two that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def warps_for(elements: int) -> int:
+    """How many warps a program of so many elements gets: up to 16 elements a lane, then more."""
+    return min(max(power_of_2(elements // 512), 1), 16) if elements < 4096 else min(
+        power_of_2(elements // 1024), 16
+    )
+
+
+@dataclass(frozen=True)
+class DotTiling:
+    """Blocks of one contraction, and how it is run."""
+
+    m: int
+    n: int
+    k: int
+    fn: str
+    num_warps: int
+    num_stages: int
+
+
+def dot_tiling(m: int, n: int, k: int, dtype: DType, tiling: Tiling) -> DotTiling:
+    """Blocks for an m x n result of inner size k."""
+    if dtype is not float32 and not dtype.is_low_precision:
+        # Products and a sum, held at once: Triton's dot has f64 and integers on few targets only.
+        return DotTiling(16, 16, min(power_of_2(k), 16), "multiply", 4, 1)
+    largest = 128 if dtype.is_low_precision else 64
+    block_m = tiling.m or min(max(power_of_2(m), 16), largest)
+    block_n = tiling.n or min(max(power_of_2(n), 16), largest)
+    block_k = tiling.k or min(max(power_of_2(k), 16), 64 if dtype.is_low_precision else 32)
+    num_warps = 8 if block_m * block_n >= 128 * 128 else 4
+    return DotTiling(block_m, block_n, block_k, "dot", num_warps, 3)

@@ -106,7 +106,7 @@ class GptSize:
     length: int = 128
 
 
-def gpt(lib: Any, size: GptSize = GptSize()) -> Program:  # noqa: B008  (frozen)
+def gpt(lib: Any, size: GptSize = GptSize()) -> Program:
     """A decoder-only transformer, pre-norm, GELU, causal attention, AdamW."""
     nn, F, top = lib.nn, lib.F, lib.top
 
@@ -119,9 +119,7 @@ def gpt(lib: Any, size: GptSize = GptSize()) -> Program:  # noqa: B008  (frozen)
         def forward(self, x: Any) -> Any:
             b, s, d = x.shape
             q, k, v = self.qkv(x).split(d, dim=2)
-            q, k, v = (
-                t.view(b, s, size.heads, d // size.heads).transpose(1, 2) for t in (q, k, v)
-            )
+            q, k, v = (t.view(b, s, size.heads, d // size.heads).transpose(1, 2) for t in (q, k, v))
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             return self.proj(y.transpose(1, 2).reshape(b, s, d))
 

@@ -33,7 +33,7 @@ def train(net, trainset, epochs, batch_size=64):
 
     for epoch in range(epochs):  # loop over the dataset multiple times
         running_loss = 0.0
-        for i, data in enumerate(trainloader, 0):
+        for i, data in enumerate(trainloader, 0):  # noqa: B007  (as in the tutorial)
             # get the inputs; data is a list of [inputs, labels]
             inputs, labels = data
 

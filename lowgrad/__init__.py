@@ -18,9 +18,8 @@ from lowgrad.generator import initial_seed as initial_seed
 from lowgrad.generator import manual_seed as manual_seed
 from lowgrad.generator import seed as seed
 from lowgrad.generator import set_rng_state as set_rng_state
-from lowgrad.ir.types import DType as dtype
+from lowgrad.ir import types as _types
 from lowgrad.ir.types import bfloat16 as bfloat16
-from lowgrad.ir.types import bool_ as bool
 from lowgrad.ir.types import float16 as float16
 from lowgrad.ir.types import float32 as float32
 from lowgrad.ir.types import float64 as float64
@@ -37,6 +36,9 @@ from lowgrad.tensor import device as device
 from lowgrad.transforms import TensorSpec as TensorSpec
 from lowgrad.transforms import compile as compile
 
+# PyTorch's names, which shadow builtins only inside this namespace.
+dtype = _types.DType
+bool = _types.bool_
 float = float32
 double = float64
 half = float16

@@ -133,7 +133,7 @@ def _seeds(
 def _seed(what: str, root: Tensor, gradient: Tensor | None) -> Ref:
     if not root.requires_grad:
         raise AutogradError(
-            f"{what}: the tensor does not require a gradient and was not computed from one that does",
+            f"{what}: the tensor requires no gradient and was not computed from one that does",
             operands=[f"tensor  {root._ref.type}"],
             fix="set requires_grad=True on the leaves, and compute outside of no_grad",
         )

@@ -11,7 +11,7 @@ there by `method`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -57,16 +57,17 @@ class device:  # noqa: N801  (PyTorch's name)
 
     __slots__ = ("index", "type")
 
-    def __init__(self, name: str | device = "cpu") -> None:
-        if isinstance(name, device):
-            name = name.type
-        kind = name.partition(":")[0]
+    type: str
+    index: int | None
+
+    def __init__(self, name: Any = "cpu") -> None:
+        kind = str(name).partition(":")[0]
         if kind not in ("cpu", "cuda", "interpret"):
             raise DeviceError(f'device: "{name}" is not known', fix='use "cpu"')
         if kind == "cuda":
             raise DeviceError(
                 "device: this version of lowgrad runs on the CPU; tensors cannot live on cuda",
-                fix='use "cpu"; c.cross_compile("cuda:90") compiles a step\'s kernels without a GPU',
+                fix='use "cpu"; c.cross_compile("cuda:90") compiles the kernels without a GPU',
             )
         self.type = kind
         self.index = None
@@ -116,7 +117,6 @@ class Tensor:
     )
 
     if TYPE_CHECKING:  # the functions attached by `method`
-
         data: Any
         T: Tensor
         mT: Tensor  # noqa: N815  (PyTorch's name)
@@ -310,7 +310,7 @@ class Tensor:
         ref = self._ref
         if wanted and not ref.type.dtype.is_floating_point:
             raise DTypeError(
-                f"requires_grad: only floating-point tensors have gradients, this is {self.dtype!r}",
+                f"requires_grad: only floating-point tensors have gradients, not {self.dtype!r}",
                 fix="x.float()",
             )
         if not wanted and not self.is_leaf:

@@ -249,7 +249,7 @@ def closure_ordered_dict_order():
     def change():
         order.move_to_end("a")
 
-    return lambda x: x * list(order.values())[0], (X,), change
+    return lambda x: x * next(iter(order.values())), (X,), change
 
 
 @case
@@ -1001,7 +1001,7 @@ def test_a_change_of_the_optimizer_is_seen(name):
 
 def test_a_schedule_of_a_hundred_rates_is_recorded_once():
     _, optimizer, step = _training(True)
-    model, eager_optimizer, eager = _training(False)
+    _, eager_optimizer, eager = _training(False)
     schedules = [optim.lr_scheduler.ExponentialLR(o, 0.97) for o in (optimizer, eager_optimizer)]
 
     for _ in range(100):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import numpy as np
 from lowgrad import dispatch
 from lowgrad.errors import ArgumentError, DTypeError, IndexOutOfRange, ShapeError
 from lowgrad.ir.op import REGISTRY
-from lowgrad.ir.types import DType, Shape
+from lowgrad.ir.types import DType, Shape, TensorType, bool_
 from lowgrad.promotion import get_default_dtype, result_type
+from lowgrad.tape import Ref
 from lowgrad.tensor import Tensor, run, view, wrap
 
-Scalar = bool | int | float
+Number = bool | int | float
+Scalar = Number | np.bool_ | np.integer[Any] | np.floating[Any]
 Operand = Tensor | Scalar
 NUMBERS = (bool, int, float, np.bool_, np.integer, np.floating)
+_LARGE = 60000.0  # below it a float fits every floating dtype
 
 
 def full_of(shape: Shape, dtype: DType, value: Scalar) -> Tensor:
@@ -26,7 +30,33 @@ def full_of(shape: Shape, dtype: DType, value: Scalar) -> Tensor:
     return wrap(ref)
 
 
-def python_number(value: Scalar, dtype: DType) -> Scalar:
+def operand_of(type_: TensorType, value: Scalar) -> Ref:
+    """A number as an operand beside one of `type_`; integers wrap, as arithmetic on them does.
+
+    Eagerly it is one element seen at every index (strides of 0): nothing is filled or kept.
+    """
+    dtype, shape = type_.dtype, type_.shape
+    number = python_number(value, dtype)
+    if dtype.is_integer:
+        number = _wrapped(int(number), dtype)
+    if dispatch.is_recording():
+        attrs = {"shape": shape, "dtype": dtype, "value": number}
+        return dispatch.apply(REGISTRY["full"], (), attrs)[0]
+    if -_LARGE < number < _LARGE:
+        one = np.array(number, dtype.numpy)
+    else:
+        with np.errstate(over="ignore"):
+            one = np.array(number, dtype.numpy)
+    return Ref(type_, np.ndarray(shape, dtype.numpy, one, 0, (0,) * len(shape)))
+
+
+def _wrapped(number: int, dtype: DType) -> int:
+    bits = 8 * dtype.itemsize
+    number &= (1 << bits) - 1
+    return number - (1 << bits) if dtype.is_signed and number >> (bits - 1) else number
+
+
+def python_number(value: Scalar, dtype: DType) -> Number:
     """`value` as the Python number that `dtype` holds it as."""
     if dtype.is_floating_point:
         return float(value)
@@ -40,15 +70,19 @@ def cast(x: Tensor, dtype: DType) -> Tensor:
 
 def common_dtype(operands: tuple[Operand, ...]) -> DType:
     """The promoted dtype of tensors and Python numbers."""
-    tensors, zero_dim, scalars = [], [], []
+    tensors: list[DType] = []
+    zero_dim: list[DType] = []
+    scalars: list[Number] = []
     for x in operands:
         if isinstance(x, Tensor):
-            (tensors if x._ref.type.shape else zero_dim).append(x._ref.type.dtype)
+            type_ = x._ref.type
+            (tensors if type_.shape else zero_dim).append(type_.dtype)
         else:
-            scalars.append(x)
+            scalars.append(x if isinstance(x, (bool, int, float)) else x.item())
     return result_type(tensors, zero_dim, scalars)
 
 
+@lru_cache(4096)
 def broadcast_shape(name: str, *shapes: Shape) -> Shape:
     """The shape that all broadcast to. Raises ShapeError naming the axis."""
     rank = max(len(s) for s in shapes)
@@ -65,6 +99,15 @@ def broadcast_shape(name: str, *shapes: Shape) -> Shape:
             if size != 1:
                 result[axis] = size
     return tuple(result)
+
+
+def constant(x: Tensor) -> Tensor:
+    """`x`'s value with no history, not a view of it: for shifts that gradients pass by."""
+    ref = x._ref
+    if not dispatch.is_recording():
+        return wrap(Ref(ref.type, ref.array))
+    with dispatch.grad_mode(False):
+        return run("stop_gradient", x)
 
 
 def expand_to(x: Tensor, shape: Shape) -> Tensor:
@@ -90,13 +133,38 @@ def matched(name: str, *operands: Operand, dtype: DType | None = None) -> list[T
     if dtype is None:
         dtype = common_dtype(operands)
     shapes = [x._ref.type.shape for x in operands if isinstance(x, Tensor)]
-    shape = shapes[0]
-    if any(s != shape for s in shapes):
-        shape = broadcast_shape(name, *shapes)
+    if not shapes:
+        raise TypeError(f"{name}: expected at least one tensor")
+    shape = broadcast_shape(name, *shapes)
+    wide = TensorType(shape, dtype)
     return [
-        expand_to(cast(x, dtype), shape) if isinstance(x, Tensor) else full_of(shape, dtype, x)
+        expand_to(cast(x, dtype), shape) if isinstance(x, Tensor) else wrap(operand_of(wide, x))
         for x in operands
     ]
+
+
+def alike(input: Any, other: Any) -> tuple[Ref, Ref] | None:
+    """The operands of the common case, where nothing is to promote or broadcast, or None.
+
+    That is two tensors of one type, or one and a number that takes its dtype; bools are left out.
+    """
+    if not isinstance(input, Tensor):
+        if not isinstance(other, Tensor):
+            return None
+        pair = alike(other, input)
+        return pair and (pair[1], pair[0])
+    ref = input._ref
+    type_ = ref.type
+    dtype = type_.dtype
+    if dtype is bool_:
+        return None
+    if isinstance(other, Tensor):
+        second = other._ref
+        return (ref, second) if second.type is type_ or second.type == type_ else None
+    kind = other.__class__
+    if kind is int or (kind is float and dtype.is_floating_point):
+        return ref, operand_of(type_, other)
+    return None
 
 
 def float_dtype(dtype: DType) -> DType:
@@ -141,6 +209,8 @@ def squeezed(x: Tensor, dims: Shape) -> Tensor:
     """`x` without its axes `dims`, which have size 1."""
     if not dims:
         return x
+    if len(dims) == len(x._ref.type.shape):
+        return run("reshape", x, shape=())
     shape = tuple(s for d, s in enumerate(x._ref.type.shape) if d not in dims)
     return run("reshape", x, shape=shape)
 

@@ -14,7 +14,7 @@ from lowgrad.functional.pointwise import where
 from lowgrad.ir.op import Array
 from lowgrad.ir.types import DType, Shape, bool_, dtype_of, float64, int32, int64
 from lowgrad.promotion import dtype_of_scalar, get_default_dtype
-from lowgrad.tensor import CPU, Tensor, device, from_array, method, run
+from lowgrad.tensor import Tensor, device, from_array, method, run
 
 __all__ = ["arange", "as_tensor", "asarray", "empty", "empty_like", "eye", "from_numpy", "full"]
 __all__ += ["full_like", "is_tensor", "linspace", "ones", "ones_like", "scalar_tensor", "tensor"]
@@ -32,7 +32,7 @@ def tensor(
     data: Any,
     *,
     dtype: DType | None = None,
-    device: str | device | None = None,  # noqa: A002
+    device: str | device | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor with its own copy of `data`: nested lists, numbers, NumPy arrays or a tensor.
@@ -204,13 +204,13 @@ def empty_like(input: Tensor, **options: Any) -> Tensor:
 @method("new_zeros")
 def _new_zeros(self: Tensor, *size: Any, dtype: DType | None = None, **options: Any) -> Tensor:
     """Zeros with self's dtype."""
-    return zeros(*size, dtype=dtype or self.dtype, **options)  # type: ignore[no-any-return]
+    return zeros(*size, dtype=dtype or self.dtype, **options)
 
 
 @method("new_ones")
 def _new_ones(self: Tensor, *size: Any, dtype: DType | None = None, **options: Any) -> Tensor:
     """Ones with self's dtype."""
-    return ones(*size, dtype=dtype or self.dtype, **options)  # type: ignore[no-any-return]
+    return ones(*size, dtype=dtype or self.dtype, **options)
 
 
 @method("new_full")
@@ -253,12 +253,13 @@ def arange(
 def _counted(count: int, start: float, step: float, dtype: DType) -> Tensor:
     if not dispatch.is_recording():
         wide = np.float64 if dtype.is_floating_point else np.int64
-        array = start + step * np.arange(count, dtype=wide)
+        array: Array = np.arange(count, dtype=wide)
+        array = array * step + start
         return from_array(array.astype(dtype.numpy))
     # Counted in float64 (or int64) and rounded once, so that every element is the nearest one.
     wide_dtype = float64 if dtype.is_floating_point else int64
     counted = run("iota", shape=(count,), dtype=wide_dtype, dim=0)
-    return (counted * step + start).to(dtype)  # type: ignore[no-any-return]
+    return (counted * step + start).to(dtype)
 
 
 def linspace(
@@ -295,4 +296,4 @@ def _one_hot(self: Tensor, num_classes: int) -> Tensor:
     """[..., num_classes], int64: 1 at each class number, else 0."""
     shape = (*self._ref.type.shape, num_classes)
     counted = run("iota", shape=shape, dtype=int64, dim=len(shape) - 1)
-    return (counted == self.unsqueeze(-1)).to(int64)  # type: ignore[no-any-return]
+    return (counted == self.unsqueeze(-1)).to(int64)

@@ -20,7 +20,7 @@ from lowgrad.functional.common import (
 )
 from lowgrad.functional.create import tensor
 from lowgrad.functional.pointwise import where
-from lowgrad.functional.shape import permute, reshape, stack
+from lowgrad.functional.shape import out_of_range, permute, reshape, select, stack
 from lowgrad.ir.types import Shape, bool_, int64, uint8
 from lowgrad.tensor import Tensor, from_array, method, run, view
 
@@ -30,7 +30,10 @@ __all__ += ["nonzero", "one_hot", "scatter", "scatter_add", "take", "take_along_
 
 @method("__getitem__")
 def getitem(self: Tensor, index: Any) -> Tensor:
-    """The elements at `index`: a view for ints, slices, None and ...; a copy for tensors and lists."""
+    """The elements at `index`: a view for ints, slices, None and `...`, else a copy."""
+    own = self._ref.type.shape
+    if index.__class__ is int and own and own[0] > 1:
+        return select(self, 0, index)
     basic, advanced = _parsed(self, index)
     piece = basic.apply(self)
     return _gathered(piece, advanced) if advanced else piece
@@ -40,10 +43,9 @@ def getitem(self: Tensor, index: Any) -> Tensor:
 def setitem(self: Tensor, index: Any, value: Any) -> None:
     """Overwrite the elements at `index` with `value`, broadcast to them."""
     self._check_writable("x[...] = v")
-    if _is_full_mask(self, index) and isinstance(value, (*NUMBERS, Tensor)):
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            self._rebind(where(index, _value(value, self), self)._ref)
-            return
+    if _is_full_mask(self, index) and _is_single(value):
+        self._rebind(where(index, _value(value, self), self)._ref)
+        return
     basic, advanced = _parsed(self, index)
     piece = basic.apply(self)
     new = _value(value, self)
@@ -52,6 +54,10 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         return
     new = _fitted(new, piece._ref.type.shape)
     piece._rebind(new._ref)
+
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, NUMBERS) or (isinstance(value, Tensor) and value.ndim == 0)
 
 
 def _is_full_mask(x: Tensor, index: Any) -> bool:
@@ -128,7 +134,7 @@ def _parsed(x: Tensor, index: Any) -> tuple[_Basic, _Advanced]:
 
 
 def _expanded(x: Tensor, index: Any) -> list[Any]:
-    """The index as a list with one entry a dim (None beside them): `...` and missing dims filled."""
+    """The index as a list with an entry for each dim (and None), `...` and missing dims filled."""
     items = list(index) if isinstance(index, tuple) else [index]
     items = [_as_item(i) for i in items]
     used = sum(_dims_used(i) for i in items)
@@ -157,7 +163,9 @@ def _as_item(item: Any) -> Any:
         )
     if item.dtype.is_floating_point:
         if item.numel():
-            raise DTypeError(f"x[...]: an index tensor must hold integers or bools, not {item.dtype!r}")
+            raise DTypeError(
+                f"x[...]: an index tensor must hold integers or bools, not {item.dtype!r}"
+            )
         item = item.to(int64)
     if item.ndim == 0 and item.dtype.is_integer and not dispatch.is_recording():
         return int(item.item())
@@ -192,7 +200,7 @@ def _bound(bound: Any) -> int | None:
 
 def _add_int(basic: _Basic, item: int, axis: int, size: int) -> None:
     if not -size <= item < size:
-        raise IndexOutOfRange(f"x[...]: index {item} is out of range for axis {axis} of size {size}")
+        raise out_of_range(item, axis, size)
     basic.starts.append(item % size)
     basic.stops.append(item % size + 1)
     basic.steps.append(1)
@@ -229,7 +237,7 @@ def _check_bounds(index: Tensor, axis: int, size: int) -> None:
     low, high = int(array.min()), int(array.max())
     if low < -size or high >= size:
         bad = low if low < -size else high
-        raise IndexOutOfRange(f"x[...]: index {bad} is out of range for axis {axis} of size {size}")
+        raise out_of_range(bad, axis, size)
 
 
 def _joined(x: Tensor, advanced: _Advanced) -> tuple[Tensor, Tensor, list[int], Shape]:
@@ -251,13 +259,13 @@ def _joined(x: Tensor, advanced: _Advanced) -> tuple[Tensor, Tensor, list[int], 
 
 
 def _gathered(x: Tensor, advanced: _Advanced) -> Tensor:
-    flat, index, order, shape = _joined(x, advanced)
+    flat, index, _, shape = _joined(x, advanced)
     taken = run("take", flat, index, dim=0)
     return _placed(taken, advanced, len(shape))
 
 
 def _placed(taken: Tensor, advanced: _Advanced, width: int) -> Tensor:
-    """The index dims moved from the front to where the indexed dims stood, if those were adjacent."""
+    """The index dims moved from the front to where the indexed dims stood, if adjacent."""
     dims = [d for d, _ in advanced]
     first = dims[0]
     if first == 0 or dims != list(range(first, first + len(dims))):
@@ -401,7 +409,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """[..., num_classes], int64: 1 at each class number, else 0."""
     if num_classes == -1:
         num_classes = int(tensor.max().item()) + 1
-    return tensor.one_hot(num_classes)  # type: ignore[no-any-return]
+    return tensor.one_hot(num_classes)
 
 
 def embedding(weight: Tensor, indices: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def inner(input: Tensor, other: Tensor) -> Tensor:
 def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """All products of two vectors' elements, [n, m]."""
     _of_rank("outer", 1, input, vec2)
-    return input.unsqueeze(1) * vec2.unsqueeze(0)  # type: ignore[no-any-return]
+    return input.unsqueeze(1) * vec2.unsqueeze(0)
 
 
 @method()
@@ -155,7 +155,7 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
     inner_b = math.prod(b.shape[d] for d in over_b)
     rows = permute(a, tuple(free_a + over_a)).reshape(-1 if inner_a else 0, inner_a)
     columns = permute(b, tuple(over_b + free_b)).reshape(inner_b, -1 if inner_b else 0)
-    return matmul(rows, columns).reshape(tuple(kept))  # type: ignore[no-any-return]
+    return matmul(rows, columns).reshape(tuple(kept))
 
 
 def einsum(equation: str, *operands: Any) -> Tensor:

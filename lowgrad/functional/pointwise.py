@@ -6,21 +6,25 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from lowgrad.errors import DTypeError
+from lowgrad import dispatch
+from lowgrad.errors import ArgumentError, DTypeError
 from lowgrad.functional.common import (
     NUMBERS,
     Operand,
-    cast,
+    alike,
     broadcast_shape,
+    cast,
     common_dtype,
     expand_to,
     float_dtype,
     floating,
     full_of,
     matched,
+    operand_of,
 )
+from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.types import DType, bool_
-from lowgrad.tensor import Tensor, method, run
+from lowgrad.tensor import Tensor, method, run, wrap
 
 __all__ = ["abs", "add", "addcdiv", "addcmul", "bitwise_and", "bitwise_not", "bitwise_or"]
 __all__ += ["bitwise_xor", "ceil", "clamp", "clip", "clone", "cos", "detach", "div", "divide", "eq"]
@@ -32,7 +36,7 @@ __all__ += ["reciprocal", "relu", "remainder", "round", "rsqrt", "sigmoid", "sig
 __all__ += ["square", "sub", "subtract", "tanh", "true_divide", "trunc", "where"]
 
 
-def _unary(name: str, doc: str, *, to_float: bool, op: str = "") -> Callable[[Tensor], Tensor]:
+def _unary(name: str, doc: str, *, to_float: bool, op: str = "") -> Callable[..., Tensor]:
     def function(input: Tensor) -> Tensor:
         return run(op or name, floating(input) if to_float else input)
 
@@ -92,7 +96,7 @@ def reciprocal(input: Tensor) -> Tensor:
 @method()
 def relu(input: Tensor) -> Tensor:
     """max(x, 0), with slope 0 at 0 as PyTorch has it (a maximum would halve it)."""
-    zero = full_of(input._ref.type.shape, input.dtype, 0)
+    zero = wrap(operand_of(input._ref.type, 0))
     return run("where", run("le", input, zero), zero, input)
 
 
@@ -109,44 +113,29 @@ def log10(input: Tensor) -> Tensor:
 
 
 def _binary(op: str, input: Operand, other: Operand, dtype: DType | None = None) -> Tensor:
+    pair = alike(input, other) if dtype is None else None
+    if pair is not None:
+        return wrap(dispatch.apply(REGISTRY[op], pair, {})[0])
     a, b = matched(op, input, other, dtype=dtype)
     return run(op, a, b)
-
-
-def _arithmetic(op: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The operator and its reflection; NotImplemented for what is neither tensor nor number."""
-
-    def operator(self: Tensor, other: Any) -> Any:
-        if type(other) is Tensor and other._ref.type == self._ref.type:
-            return run(op, self, other)
-        if not isinstance(other, (Tensor, *NUMBERS)):
-            return NotImplemented
-        return _binary(op, self, other)
-
-    def reflected(self: Tensor, other: Any) -> Any:
-        return _binary(op, other, self) if isinstance(other, NUMBERS) else NotImplemented
-
-    return operator, reflected
-
-
-_mul_pair = _arithmetic("mul")
-_sub_pair = _arithmetic("sub")
-_add_pair = _arithmetic("add")
 
 
 @method("add")
 def add(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
     """input + alpha * other."""
-    other = other if alpha == 1 else mul(other, alpha)
+    if alpha != 1:
+        other = mul(other, alpha)
     return logical_or(input, other) if _are_bool(input, other) else _binary("add", input, other)
 
 
 @method("sub", "subtract")
 def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Tensor:
     """input - alpha * other."""
-    if _are_bool(input, other):
+    if alpha != 1:
+        other = mul(other, alpha)
+    if _are_bool(input) or _are_bool(other):
         raise DTypeError("sub: bool tensors cannot be subtracted", fix="a.logical_xor(b)")
-    return _binary("sub", input, other if alpha == 1 else mul(other, alpha))
+    return _binary("sub", input, other)
 
 
 @method("mul", "multiply")
@@ -160,50 +149,21 @@ subtract, multiply = sub, mul
 
 def _are_bool(*operands: Operand) -> bool:
     for x in operands:
-        if not isinstance(x, bool) and not (isinstance(x, Tensor) and x.dtype is bool_):
+        if isinstance(x, Tensor):
+            if x._ref.type.dtype is not bool_:
+                return False
+        elif not isinstance(x, bool):
             return False
     return True
 
 
-def _checked(
-    function: Callable[..., Tensor], pair: tuple[Callable[..., Any], Callable[..., Any]]
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The quick operators, going through `function` where bools need its care."""
-    quick, reflected = pair
+def _operators(name: str, function: Callable[..., Tensor], op: str = "") -> None:
+    """Attach `__name__` and `__rname__`; operands of the common case go straight to `op`."""
 
     def operator(self: Tensor, other: Any) -> Any:
-        return function(self, other) if _are_bool(self, other) else quick(self, other)
-
-    return operator, reflected
-
-
-for _name, _function, _pair in (("add", add, _add_pair), ("mul", mul, _mul_pair)):
-    _forward, _reverse = _checked(_function, _pair)
-    method(f"__{_name}__")(_forward)
-    method(f"__r{_name}__")(_reverse)
-_forward, _reverse = _checked(sub, _sub_pair)
-method("__sub__")(_forward)
-method("__rsub__")(_reverse)
-
-
-@method("div", "divide", "true_divide")
-def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
-    """input / other; rounding_mode "floor" or "trunc" rounds the quotient, and keeps integers."""
-    if rounding_mode == "floor":
-        return floor_divide(input, other)
-    quotient = _binary("div", input, other, float_dtype(common_dtype((input, other))))
-    if rounding_mode is None:
-        return quotient
-    return cast(trunc(quotient), common_dtype((input, other)))
-
-
-divide = true_divide = div
-
-
-def _operators(name: str, function: Callable[..., Tensor]) -> None:
-    """Attach `__name__` and `__rname__`."""
-
-    def operator(self: Tensor, other: Any) -> Any:
+        pair = alike(self, other) if op else None
+        if pair is not None:
+            return wrap(dispatch.apply(REGISTRY[op], pair, {})[0])
         return function(self, other) if isinstance(other, (Tensor, *NUMBERS)) else NotImplemented
 
     def reflected(self: Tensor, other: Any) -> Any:
@@ -211,6 +171,32 @@ def _operators(name: str, function: Callable[..., Tensor]) -> None:
 
     method(f"__{name}__")(operator)
     method(f"__r{name}__")(reflected)
+
+
+for _name, _function in (("add", add), ("sub", sub), ("mul", mul)):
+    _operators(_name, _function, _name)
+
+
+@method("div", "divide", "true_divide")
+def div(input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Tensor:
+    """input / other; rounding_mode "floor" or "trunc" rounds the quotient, and keeps integers."""
+    if rounding_mode == "floor":
+        return floor_divide(input, other)
+    if rounding_mode not in (None, "trunc"):
+        raise ArgumentError(
+            f'div: rounding_mode must be None, "floor" or "trunc", not {rounding_mode!r}'
+        )
+    pair = alike(input, other)
+    if pair is not None and pair[0].type.dtype.is_floating_point:
+        quotient = wrap(dispatch.apply(REGISTRY["div"], pair, {})[0])
+    else:
+        quotient = _binary("div", input, other, float_dtype(common_dtype((input, other))))
+    if rounding_mode is None:
+        return quotient
+    return cast(trunc(quotient), common_dtype((input, other)))
+
+
+divide = true_divide = div
 
 
 @method()
@@ -284,7 +270,7 @@ gt = greater = _comparison("gt", "input > other", "greater")
 ge = _comparison("ge", "input >= other", "greater_equal")
 
 
-def _logical(name: str) -> Callable[[Tensor, Operand], Tensor]:
+def _logical(name: str) -> Callable[..., Tensor]:
     def function(input: Tensor, other: Operand) -> Tensor:
         a, b = matched(name, _as_bool(input), _as_bool(other))
         return run(name, a, b)
@@ -294,9 +280,9 @@ def _logical(name: str) -> Callable[[Tensor, Operand], Tensor]:
     return method(name)(function)
 
 
-def _as_bool(x: Operand) -> Operand:
+def _as_bool(x: Any) -> Any:
     if isinstance(x, Tensor):
-        return x if x.dtype is bool_ else x != 0
+        return x if x.dtype is bool_ else ne(x, 0)
     return bool(x)
 
 
@@ -371,10 +357,10 @@ def isclose(
 def nan_to_num(
     input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Tensor:
-    """NaN and infinities replaced by numbers; infinities by the largest finite ones if not given."""
+    """NaN and infinities replaced by numbers; infinities by the largest finite ones by default."""
     import ml_dtypes
 
-    largest = float(ml_dtypes.finfo(input.dtype.numpy).max)
+    largest = float(ml_dtypes.finfo(input.dtype.numpy).max)  # type: ignore[no-untyped-call]
     result = where(isnan(input), nan, input)
     result = where(result == math.inf, largest if posinf is None else posinf, result)
     return where(result == -math.inf, -largest if neginf is None else neginf, result)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from lowgrad.functional.common import (
     cast,
+    constant,
     expand_to,
     floating,
     normal_dim,
@@ -27,7 +28,8 @@ Dims = int | tuple[int, ...] | list[int] | None
 
 
 def _reduce(op: str, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
-    dims = normal_dims(op, dim, x.ndim)
+    rank = len(x._ref.type.shape)
+    dims = tuple(range(rank)) if dim is None else normal_dims(op, dim, rank)
     if not dims:  # a 0-d tensor: reduce the one element it has
         return run("reshape", run(op, run("reshape", x, shape=(1,)), dims=(0,)), shape=())
     result = run(op, x, dims=dims)
@@ -109,7 +111,7 @@ def _extreme(name: str) -> Callable[..., Any]:
 
     function.__name__ = name
     function.__doc__ = (
-        f"The {name} of all elements, or (values, indices) over `dim`, or of two tensors elementwise."
+        f"The {name} of all elements, (values, indices) over `dim`, or elementwise of two tensors."
     )
     return method(name)(function)
 
@@ -239,13 +241,13 @@ def logsumexp(input: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
 def _finite_max(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The maximum without gradient, 0 where it is infinite (inf - inf would be NaN)."""
     if 0 in (x.shape[d] for d in dims):
-        return sum(x.detach(), dims, True)
-    peak = run("max", x.detach(), dims=dims)
+        return sum(constant(x), dims, True)
+    peak = run("max", constant(x), dims=dims)
     return where(abs(peak) < math.inf, peak, where(peak == peak, 0.0, peak))
 
 
 def _exp_shifted(x: Tensor, shift: Tensor) -> Tensor:
-    return run("exp", x - expand_to(shift, x._ref.type.shape))
+    return run("exp", run("sub", x, expand_to(shift, x._ref.type.shape)))
 
 
 @method()
@@ -255,8 +257,9 @@ def softmax(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
     axis = _softmax_axis("softmax", x, dim)
     if axis is None:
         return x * 0 + 1
-    exps = _exp_shifted(x, run("max", x.detach(), dims=(axis,)))
-    return exps / run("sum", exps, dims=(axis,))
+    shape = x._ref.type.shape
+    exps = _exp_shifted(x, _peak(x, axis))
+    return run("div", exps, expand_to(run("sum", exps, dims=(axis,)), shape))
 
 
 @method()
@@ -266,8 +269,15 @@ def log_softmax(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tenso
     axis = _softmax_axis("log_softmax", x, dim)
     if axis is None:
         return x * 0
-    shifted = x - run("max", x.detach(), dims=(axis,))
-    return shifted - log(run("sum", run("exp", shifted), dims=(axis,)))
+    shape = x._ref.type.shape
+    shifted = run("sub", x, expand_to(_peak(x, axis), shape))
+    total = run("log", run("sum", run("exp", shifted), dims=(axis,)))
+    return run("sub", shifted, expand_to(total, shape))
+
+
+def _peak(x: Tensor, axis: int) -> Tensor:
+    """The maximum along `axis`, a constant to gradients: it shifts, and cancels."""
+    return run("max", constant(x), dims=(axis,))
 
 
 def _softmax_axis(name: str, x: Tensor, dim: int) -> int | None:

@@ -156,8 +156,8 @@ def multinomial(
         total = weights.cumsum(-1)
         drawn = uniform_draw((*input.shape[:-1], num_samples), float32, generator)
         scaled = drawn * total[..., -1:]
-        return (scaled.unsqueeze(-1) >= total.unsqueeze(-2)).sum(-1)  # type: ignore[no-any-return]
+        return (scaled.unsqueeze(-1) >= total.unsqueeze(-2)).sum(-1)
     # Efraimidis & Spirakis 2006: the largest of u ** (1/w) are a weighted sample.
     drawn = uniform_draw(input._ref.type.shape, float32, generator)
     keys = log(1.0 - drawn) / weights
-    return keys.topk(num_samples, -1).indices  # type: ignore[no-any-return]
+    return keys.topk(num_samples, -1).indices

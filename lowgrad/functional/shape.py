@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lowgrad.errors import ArgumentError, ShapeError
+from lowgrad.errors import ArgumentError, IndexOutOfRange, ShapeError
 from lowgrad.functional.common import (
     broadcast_shape,
     cast,
@@ -22,8 +22,9 @@ from lowgrad.tensor import Tensor, method, run, view
 
 __all__ = ["atleast_1d", "broadcast_tensors", "broadcast_to", "cat", "chunk", "concat", "diagonal"]
 __all__ += ["flatten", "flip", "hstack", "meshgrid", "movedim", "narrow", "permute", "ravel"]
-__all__ += ["repeat_interleave", "reshape", "roll", "select", "split", "squeeze", "stack", "swapaxes"]
-__all__ += ["t", "tile", "transpose", "tril", "triu", "unbind", "unflatten", "unsqueeze", "vstack"]
+__all__ += ["repeat_interleave", "reshape", "roll", "select", "split", "squeeze", "stack"]
+__all__ += ["swapaxes", "t", "tile", "transpose", "tril", "triu", "unbind", "unflatten"]
+__all__ += ["unsqueeze", "vstack"]
 
 
 def resolved_shape(name: str, numel: int, sizes: Shape, given: Shape) -> Shape:
@@ -133,8 +134,8 @@ def _matrix_transpose(self: Tensor) -> Tensor:
     return transpose(self, -2, -1)
 
 
-Tensor.T = property(_reversed)
-Tensor.mT = property(_matrix_transpose)
+setattr(Tensor, "T", property(_reversed))  # noqa: B010  (declared as a Tensor for mypy)
+setattr(Tensor, "mT", property(_matrix_transpose))  # noqa: B010
 
 
 @method()
@@ -205,10 +206,15 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
 def slice_dim(x: Tensor, dim: int, start: int, stop: int, step: int = 1) -> Tensor:
     """A view of `x[..., start:stop:step, ...]` along `dim`; the bounds are in range."""
     own = x._ref.type.shape
-    starts = tuple(start if d == dim else 0 for d in range(len(own)))
-    stops = tuple(stop if d == dim else s for d, s in enumerate(own))
-    steps = tuple(step if d == dim else 1 for d in range(len(own)))
-    return view(x, "slice", starts=starts, stops=stops, steps=steps)
+    before, after = (0,) * dim, (0,) * (len(own) - dim - 1)
+    ones = (1,) * len(own)
+    return view(
+        x,
+        "slice",
+        starts=(*before, start, *after),
+        stops=(*own[:dim], stop, *own[dim + 1 :]),
+        steps=ones if step == 1 else (*ones[:dim], step, *ones[dim + 1 :]),
+    )
 
 
 @method()
@@ -222,13 +228,18 @@ def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     return slice_dim(input, axis, begin, begin + length)
 
 
+def out_of_range(index: int, axis: int, size: int) -> IndexOutOfRange:
+    """The error for an index that an axis does not have."""
+    return IndexOutOfRange(f"x[...]: index {index} is out of range for axis {axis} of size {size}")
+
+
 @method()
 def select(input: Tensor, dim: int, index: int) -> Tensor:
     """Dim `dim` at `index`, the dim gone."""
     axis = normal_dim("select", dim, input.ndim)
     size = input.shape[axis]
     if not -size <= index < size:
-        raise ArgumentError(f"select: index {index} is out of range for a dim of size {size}")
+        raise out_of_range(index, axis, size)
     piece = slice_dim(input, axis, index % size, index % size + 1)
     own = piece._ref.type.shape
     return view(piece, "reshape", shape=own[:axis] + own[axis + 1 :])

@@ -126,7 +126,7 @@ class Compiled:
 
             made: Runs = KernelExecutable(self.graph)
         else:
-            from lowgrad.runtime.cpu import build
+            from lowgrad.runtime.cpu.program import build
 
             made = build(self.graph, self.plan)
         self.pass_ms["executable"] = (time.perf_counter() - started) * 1e3

@@ -1,0 +1,204 @@
+"""The memory plan: where every value of a step lives, and the exact peak, before anything runs.
+
+State (inputs that an output takes over) and arguments are the caller's; everything else lies in one
+arena. A view is its source's bytes. Updated state is written where the old one was, if by then
+nobody needs the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lowgrad.ir.graph import Graph, Location, Node, Value
+from lowgrad.ir.types import TensorType
+from lowgrad.passes.in_place import may_overwrite
+from lowgrad.runtime.arena import Span, place
+from lowgrad.runtime.cpu.scratch import scratch_bytes
+
+# Views that NumPy makes without copying, whatever the strides of what they are taken from.
+FREE_VIEWS = frozenset(("permute", "expand", "slice", "flip"))
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes of the arena: who holds them, and over which nodes (inclusive) of the step."""
+
+    name: str
+    type: TensorType | None  # None for the scratch of one node
+    offset: int
+    nbytes: int
+    first: int
+    last: int
+    loc: Location | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where everything lies. `peak_bytes` is exact: the executable allocates `arena_bytes` once.
+
+    offsets: of each value with bytes of its own in the arena. stored: values written over an input.
+    scratch: the offset of each node's temporaries, by the node's index.
+    """
+
+    buffers: tuple[Buffer, ...]
+    arena_bytes: int
+    state_bytes: int
+    argument_bytes: int
+    lower_bound_bytes: int
+    offsets: Mapping[Value, int]
+    stored: Mapping[Value, Value]
+    scratch: Mapping[int, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """State, arguments and arena together."""
+        return self.state_bytes + self.argument_bytes + self.arena_bytes
+
+    def largest(self, count: int) -> list[str]:
+        """A line for each of the largest buffers: name, size, type, the user's line."""
+        ranked = sorted(self.buffers, key=lambda b: (-b.nbytes, b.first))
+        return [_line(b) for b in ranked[:count]]
+
+    def __str__(self) -> str:
+        ratio = self.arena_bytes / self.lower_bound_bytes if self.lower_bound_bytes else 1.0
+        lines = [
+            f"peak      {human(self.peak_bytes):>12}  {self.peak_bytes} bytes",
+            f"state     {human(self.state_bytes):>12}",
+            f"arguments {human(self.argument_bytes):>12}",
+            f"arena     {human(self.arena_bytes):>12}  {ratio:.3f} x the lower bound",
+            "",
+            f"{'offset':>12} {'bytes':>12} {'live':>11}  buffer",
+        ]
+        for b in sorted(self.buffers, key=lambda b: (b.first, b.offset)):
+            lines.append(f"{b.offset:>12} {b.nbytes:>12} {f'{b.first}-{b.last}':>11}  {_line(b)}")
+        return "\n".join(lines)
+
+
+def human(nbytes: int) -> str:
+    """`3.42 MiB`."""
+    size = float(nbytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
+        size /= 1024
+    return f"{size:.2f} GiB"
+
+
+def _line(b: Buffer) -> str:
+    what = "temporaries" if b.type is None else str(b.type)
+    where = "" if b.loc is None else f"  at {b.loc}"
+    return f"{b.name} {human(b.nbytes)} {what}{where}"
+
+
+def plan(graph: Graph) -> Plan:
+    """Place every value of `graph`. Deterministic; near-linear in the number of nodes."""
+    roots = _roots(graph)
+    first, last = _lifetimes(graph, roots)
+    stored = _stored_over_inputs(graph, roots, last)
+    spans: list[Span] = []
+    owners: list[tuple[Value | None, Node, int]] = []
+    for index, node in enumerate(graph.nodes):
+        for value in node.outputs:
+            if roots[value] is value and value not in stored:
+                spans.append(Span(_name(value, node), value.type.nbytes, first[value], last[value]))
+                owners.append((value, node, index))
+        temporaries = scratch_bytes(node, over_of(node, stored))
+        if temporaries:
+            spans.append(Span(f"scratch of {node.op.name}", temporaries, index, index))
+            owners.append((None, node, index))
+    placed = place(spans)
+    return _plan(graph, spans, owners, placed, stored)
+
+
+def _plan(graph: Graph, spans: list[Span], owners: list[tuple[Value | None, Node, int]],
+          placed: object, stored: dict[Value, Value]) -> Plan:  # fmt: skip
+    offsets = placed.offsets  # type: ignore[attr-defined]
+    buffers = tuple(
+        Buffer(
+            span.name,
+            None if value is None else value.type,
+            offset,
+            span.nbytes,
+            span.first,
+            span.last,
+            node.loc,
+        )
+        for span, (value, node, _), offset in zip(spans, owners, offsets, strict=True)
+    )
+    state = set(graph.aliases.values())
+    sizes = [v.type.nbytes for v in graph.inputs]
+    pairs = list(zip(owners, offsets, strict=True))
+    return Plan(
+        buffers=buffers,
+        arena_bytes=placed.arena_bytes,  # type: ignore[attr-defined]
+        state_bytes=sum(n for i, n in enumerate(sizes) if i in state),
+        argument_bytes=sum(n for i, n in enumerate(sizes) if i not in state),
+        lower_bound_bytes=placed.lower_bound_bytes,  # type: ignore[attr-defined]
+        offsets={value: at for (value, _, _), at in pairs if value is not None},
+        stored=stored,
+        scratch={index: at for (value, _, index), at in pairs if value is None},
+    )
+
+
+def _roots(graph: Graph) -> dict[Value, Value]:
+    """The value whose bytes each value is: itself, or what it is a view of."""
+    roots = {v: v for v in graph.inputs}
+    strided: set[Value] = set()  # values whose bytes are not in row-major order
+    for node in graph.nodes:
+        source = node.inputs[0] if node.inputs else None
+        for value in node.outputs:
+            roots[value] = value
+        if source is None or len(node.outputs) != 1:
+            continue
+        if node.op.name in FREE_VIEWS or (node.op.name == "reshape" and source not in strided):
+            roots[node.output] = roots[source]
+            if node.op.name != "reshape":
+                strided.add(node.output)
+    return roots
+
+
+def _lifetimes(
+    graph: Graph, roots: Mapping[Value, Value]
+) -> tuple[dict[Value, int], dict[Value, int]]:
+    first: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
+    last: dict[Value, int] = dict.fromkeys(graph.inputs, 0)
+    for index, node in enumerate(graph.nodes):
+        for value in node.inputs:
+            last[roots[value]] = index
+        for value in node.outputs:
+            if roots[value] is value:
+                first[value] = last[value] = index
+    for value in graph.outputs:
+        last[roots[value]] = len(graph.nodes)
+    return first, last
+
+
+def _stored_over_inputs(
+    graph: Graph, roots: Mapping[Value, Value], last: Mapping[Value, int]
+) -> dict[Value, Value]:
+    """New state that may be written where the old one is."""
+    made_at = {v: i for i, node in enumerate(graph.nodes) for v in node.outputs}
+    stored: dict[Value, Value] = {}
+    for output, position in graph.aliases.items():
+        new, old = graph.outputs[output], graph.inputs[position]
+        index = made_at.get(new)
+        if index is None or roots[new] is not new or new in stored or last[old] > index:
+            continue
+        if may_overwrite(graph.nodes[index], old, new):
+            stored[new] = old
+    return stored
+
+
+def over_of(node: Node, stored: Mapping[Value, Value]) -> dict[int, int]:
+    """Which outputs of `node` are stored where which of its (distinct) inputs are, by position."""
+    inputs = {v: i for i, v in enumerate(dict.fromkeys(node.inputs))}
+    return {
+        o: inputs[stored[v]]
+        for o, v in enumerate(node.outputs)
+        if v in stored and stored[v] in inputs
+    }
+
+
+def _name(value: Value, node: Node) -> str:
+    return value.hint or node.op.name

@@ -145,7 +145,7 @@ def _origins(found: Snapshot, active: Recorder) -> dict[int, Source]:
 # What a replay would not do again ----------------------------------------------------------------
 
 _IMPURE = {"time", "random", "numpy.random", "numpy.random.mtrand", "secrets", "uuid"}
-_IMPURE_BUILTINS = {"print", "input", "open", "next"}
+_IMPURE_BUILTINS = {"print", "input", "open"}
 
 
 def _refuse_impure(frame: Any, event: str, called: Any) -> None:
@@ -156,7 +156,6 @@ def _refuse_impure(frame: Any, event: str, called: Any) -> None:
     owner = getattr(called, "__self__", None)
     home = getattr(called, "__module__", None) or type(owner).__module__
     if home in _IMPURE or (home == "builtins" and name in _IMPURE_BUILTINS):
-        # next() on lowgrad's own iterators cannot be told apart: it too happens once only.
         sys.setprofile(None)
         raise CompileError(
             f"{name}() is called while the step is recorded; a replay would not call it again",

@@ -263,6 +263,12 @@ class Walker:
             self.visit(member, path)
 
     def _instance(self, obj: Any, path: str) -> None:
+        if hasattr(obj, "__next__"):
+            raise CompileError(
+                f"compile: the step reads {path or 'an iterator'}, a {type(obj).__name__}; "
+                "a replay would not take its next item",
+                fix="call next() outside of the step, and pass the item as an argument",
+            )
         self.visit(type(obj), type(obj).__name__)
         if hasattr(obj, "_compile_signature"):
             obj._compile_prepare()

@@ -85,4 +85,6 @@ def lines(fn: str, out: str, args: tuple[str, ...], dtype: DType) -> Lines:
         return COMPOSITE[fn](out, *args)
     if fn == "erf":
         return [f"erf({args[0]}, {out})"]
+    if fn in ("maximum", "minimum"):  # NumPy keeps their third place for more operands
+        return [f"{UFUNCS[fn]}({', '.join(args)}, out={out})"]
     return [f"{UFUNCS[fn]}({', '.join((*args, out))})"]

@@ -35,6 +35,8 @@ from lowgrad.ir.index import INT32_LIMIT, Index, Symbol, symbol
 from lowgrad.ir.tile import Arg, Block, Let, Literal, Tile
 from lowgrad.ir.types import DType, float32, int64
 
+# What the results of tile functions are called whose names are Python's.
+FN_NAMES = {"and": "both", "or": "either", "not": "negated", "cast": "as_is"}
 # Names that the emitted text uses itself.
 RESERVED = frozenset((*keyword.kwlist, "tl", "triton", "range", "float"))
 
@@ -95,6 +97,11 @@ class Body(Block):
                 found |= self._lanes_of[arg]
         return found
 
+    def lanes_with(self, shape: tuple[str, ...]) -> frozenset[str]:
+        """The lanes in use that a tile of this shape varies along."""
+        found = (v for v in self.lanes.values() if v.axis < len(shape))
+        return frozenset(v.name for v in found if shape[v.axis] == v.constant)
+
     def known(self, key: Any) -> Any:
         """What `remember` was told of `key` in this scope or one around it; None if nothing."""
         for scope in reversed(self._scopes):
@@ -124,7 +131,7 @@ class Body(Block):
         operands = tuple(a.name if isinstance(a, Tile) else a for a in args)
         key = (fn, operands, tuple(type(a) for a in operands), dtype)
         if (tile := self.known(key)) is None:
-            target = self.fresh(sanitized(name or self.wish or fn) or "value")
+            target = self.fresh(sanitized(name or self.wish or FN_NAMES.get(fn, fn)) or "value")
             lanes = self.lanes_of(*operands)
             self.add(Let(target, fn, operands, dtype), lanes)
             tile = Tile(self, target, dtype)
@@ -135,7 +142,7 @@ class Body(Block):
     def fill(self, value: Literal, dtype: DType, shape: tuple[str, ...] = (), name: str = "") -> Tile:
         """A tile of one number; never shared, since loops update their accumulators."""
         target = self.fresh(name or "value")
-        lanes = frozenset(n for n, lane in self.lanes.items() if lane.constant in shape)
+        lanes = self.lanes_with(shape)
         self.add(Fill(target, shape, value, dtype), lanes)
         return Tile(self, target, dtype)
 
@@ -155,12 +162,10 @@ class Body(Block):
     def position(self, expr: Index, dtype: DType = int64) -> Tile:
         """The value of an index expression, as a tile."""
         if (tile := self.known(("position", expr, dtype))) is None:
-            self.note(expr)
-            name = self.fresh("place")
-            self.add(Assign(name, expr), self.lanes_of(expr))
+            (place,) = self.assign("place", expr).symbols
             # Offsets are 32-bit or 64-bit as the kernel needs; the data's type is its own.
-            target = self.fresh(sanitized(self.wish) or "iota")
-            self.add(Let(target, "cast", (name,), dtype), self.lanes_of(name))
+            target = self.fresh(sanitized(self.wish) or "col")
+            self.add(Let(target, "cast", (place,), dtype), self.lanes_of(place))
             tile = Tile(self, target, dtype)
             self.remember(("position", expr, dtype), tile)
         assert isinstance(tile, Tile)
@@ -174,9 +179,7 @@ class Body(Block):
             target = self.fresh(statement.name)
             lanes = self.lanes_of(statement.at)
             if statement.shape:
-                lanes = lanes.union(
-                    n for n, lane in self.lanes.items() if lane.constant in statement.shape
-                )
+                lanes |= self.lanes_with(statement.shape)
             self.add(replace(statement, name=target), lanes)
             tile = Tile(self, target, dtype)
             self.remember(key, tile)
@@ -196,8 +199,8 @@ class Body(Block):
         """`value` with all the lanes of `shape`."""
         if not isinstance(value, Tile):
             return self.fill(value, dtype, shape)
-        lanes = frozenset(n for n, lane in self.lanes.items() if lane.constant in shape)
-        if self.lanes_of(value.name) >= lanes:
+        lanes = self.lanes_with(shape)
+        if lanes and self.lanes_of(value.name) >= lanes:
             return value
         target = self.fresh(f"{value.name}_all")
         self.add(Broadcast(target, value.name, shape), lanes)
@@ -209,9 +212,9 @@ class Body(Block):
         """Remember how large the offsets of this kernel become."""
         self._magnitude = max(self._magnitude, expr.magnitude)
 
-    def program_id(self, size: int) -> Index:
+    def program_id(self, size: int, wish: str = "pid") -> Index:
         """The number of this program, of `size`."""
-        return self._named("pid", size, lambda name: ProgramId(name))
+        return self._named(wish, size, lambda name: ProgramId(name))
 
     def assign(self, wish: str, expr: Index) -> Index:
         """A name for an index expression, if it is not a name or a constant already."""
@@ -247,17 +250,19 @@ class Body(Block):
         axis: int = 0,
         view: str = "",
         mask: str = "mask",
+        total: int = 0,
     ) -> Index:
-        """Lanes start, start + 1, ... of the numbers below `size`; the tail's mask if it has one.
+        """Lanes start, start + 1, ... of the numbers below `size`, with a mask if there is a tail.
 
-        block: the value of `constant`, for knowing whether there is a tail.
+        block: the value of `constant`.  total: lanes of all programs together, if not whole blocks.
         """
+        total = total or -(-size // block) * block
         name = self.fresh(wish)
-        self.note(start + (block + size))
+        self.note(start + total)
         self.add(Lanes(name, start, constant, view), frozenset((name,)))
         tail = ""
-        if size % block:
-            found = Index(((Symbol(name, block + size), 1),), 0)
+        if total > size:
+            found = Index(((Symbol(name, total), 1),), 0)
             tail = self.test((Bound(found, None, size),), name=mask)
         self.lanes[name] = Lane(name, size, constant, axis, tail)
         return symbol(name, size)
@@ -272,9 +277,9 @@ class Body(Block):
     @contextmanager
     def loop(self, wish: str, stop: int, step: str) -> Iterator[Index]:
         """Inside, statements belong to a loop from 0 to stop; yields its variable."""
-        name = self.fresh(wish)
-        self._lanes_of[name] = frozenset()
         with self._scope() as inner:
+            name = self.fresh(wish)
+            self._lanes_of[name] = frozenset()
             # Never the constant 0, even for one turn: the body is written in terms of it.
             yield Index(((Symbol(name, max(stop, 2)), 1),), 0)
         self.add(Loop(name, stop, step, tuple(inner)))
@@ -289,17 +294,20 @@ class Body(Block):
     @contextmanager
     def _scope(self) -> Iterator[list[Statement]]:
         outer, self.statements = self.statements, []
-        lanes = dict(self.lanes)
+        lanes, taken = dict(self.lanes), dict(self._taken)
         self._scopes.append({})
         inner = self.statements
         try:
             yield inner
         finally:
             self._scopes.pop()
-            self.statements, self.lanes = outer, lanes
+            # The next scope may use the same names again: none of them is read any more.
+            self.statements, self.lanes, self._taken = outer, lanes, taken
 
     def finished(self) -> tuple[Statement, ...]:
         """All statements, with a name for each offset that is used more than once."""
+        # Names of closed scopes are free again for what follows them, not for what goes inside.
+        self._taken.update(dict.fromkeys(map(defined, walk(self.statements)), 1))
         return _offsets_named(self, tuple(self.statements), frozenset())
 
 

@@ -127,13 +127,14 @@ class Broadcast:
 class Reduce:
     """name = `value` reduced along tile axis `axis` by `fn`: sum, prod, max, min, any or all.
 
+    An axis of None is all of them.
     Lanes where a mask does not hold count as `identity`.
     """
 
     name: str
     fn: str
     value: str
-    axis: int
+    axis: int | None
     keep: bool
     dtype: DType
     masks: tuple[str, ...]

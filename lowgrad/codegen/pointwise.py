@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lowgrad.codegen.body import Body
 from lowgrad.codegen.kernel import Kernel, Param
 from lowgrad.codegen.reader import Reader
@@ -13,13 +15,22 @@ from lowgrad.ir.index import Index, as_index, flatten, unflatten
 
 def pointwise(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
     """One kernel, lane i computing element i of every output; none if there are no elements."""
+    return pointwise_kernel(region, tiling, lambda reader: None)
+
+
+def pointwise_kernel(
+    region: Region, tiling: Tiling, prepare: Callable[[Reader], None]
+) -> tuple[Kernel, ...]:
+    """`pointwise`, with a reader that `prepare` may give results that the region does not make."""
     size = region.outputs[0][1].type.numel
     if size == 0:
         return ()
     block = min(tiling.flat, power_of_2(size))
     programs = ceil_div(size, block)
     body = region.body()
-    lanes_and_stores(body, region.reader(body), region.outputs, block, body.program_id(programs))
+    reader = region.reader(body)
+    prepare(reader)
+    lanes_and_stores(body, reader, region.outputs, block, body.program_id(programs))
     constants = {"BLOCK": block} if size > 1 else {}
     return (region.kernel(body, constants, programs, num_warps=4 if block > 128 else 1),)
 

@@ -132,7 +132,7 @@ class Reader:
         shape: tuple[str, ...] = ()
         lanes = self.body.lanes_of(at)
         if not self.body.lanes_of(*guards) <= lanes:
-            shape = self.lanes_shape()
+            shape = self._shape_of(lanes | self.body.lanes_of(*guards))
         self.body.loc = None
         dtype = param.type.dtype
         name = param.name.removesuffix("_ptr")
@@ -154,11 +154,10 @@ class Reader:
     def _is_loaded(self, symbol: str) -> bool:
         return bool(self.body.known(("loaded", symbol)))
 
-    def lanes_shape(self) -> tuple[str, ...]:
-        """The constants of all lanes in use, in the order of a tile's axes."""
-        axes: dict[int, str] = {}
-        for lane in self.body.lanes.values():
-            axes[lane.axis] = lane.constant
+    def _shape_of(self, lanes: frozenset[str]) -> tuple[str, ...]:
+        """The constants of `lanes`, in the order of a tile's axes."""
+        used = [self.body.lanes[name] for name in lanes]
+        axes = {lane.axis: lane.constant for lane in used}
         return tuple(axes.get(a, "1") for a in range(max(axes, default=-1) + 1))
 
     # --- Families ---

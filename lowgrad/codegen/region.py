@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -109,7 +110,7 @@ def kernel_name(nodes: tuple[Node, ...]) -> str:
         if len(name) + len(word) >= LONGEST_NAME:
             return f"{name}_etc"
         name = f"{name}_{word}" if name else word
-    return sanitized(name) if name not in ("max", "min", "sum", "abs", "pow", "round") else f"{name}_"
+    return f"{name}_kernel" if hasattr(builtins, name) else sanitized(name)
 
 
 def _unused(wish: str, taken: set[str]) -> str:

@@ -77,7 +77,6 @@ class _Printer:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.dtypes: dict[str, DType] = {}
-        self.uses = _use_counts(kernel)
         self.loc = ""
 
     def lines(self) -> Iterator[str]:
@@ -85,22 +84,16 @@ class _Printer:
 
     def _block(self, body: tuple[Statement, ...], depth: int) -> Iterator[str]:
         merged = False
+        uses = _use_counts(body)
         for i, statement in enumerate(body):
             following = body[i + 1] if i + 1 < len(body) else None
-            target = self._merged_target(statement, following)
+            target = _merged_target(statement, following, uses)
             if not merged:
                 for line in self._statement(statement, target):
                     yield INDENT * depth + line + self._comment(statement)
                 if isinstance(statement, Loop | When):
                     yield from self._block(statement.body, depth + 1)
             merged = bool(target)
-
-    def _merged_target(self, statement: Statement, following: Statement | None) -> str:
-        """`total` where `add = total + x` and then `total = add` are better one line."""
-        is_pair = isinstance(following, Update) and isinstance(statement, Let)
-        if not is_pair or defined(statement) != following.value:  # type: ignore[union-attr]
-            return ""
-        return following.name if self.uses[following.value] == 1 else ""  # type: ignore[union-attr]
 
     def _comment(self, statement: Statement) -> str:
         loc = self.kernel.locs.get(defined(statement))
@@ -213,6 +206,8 @@ class _Printer:
         args = [arg(a) for a in let.args]
         if let.fn == "cast":
             return _cast(args[0], operand, let.dtype)
+        if let.fn == "narrow":
+            return f"{args[0]}.to(tl.{type_name(let.dtype)})"
         if let.fn == "where":
             return f"tl.where({', '.join(args)})"
         if let.fn in OPERATORS:
@@ -324,10 +319,20 @@ def _wide_name(dtype: DType) -> str:
     return "float32" if dtype is float32 or dtype.is_low_precision else type_name(dtype)
 
 
-def _use_counts(kernel: Kernel) -> dict[str, int]:
-    """How often each name is read by a Let, an Update, a Store or a Reduce."""
+def _merged_target(
+    statement: Statement, following: Statement | None, uses: dict[str, int]
+) -> str:
+    """`total` where `add = total + x`, then `total = add`, are better as one line."""
+    if not isinstance(statement, Let) or not isinstance(following, Update):
+        return ""
+    is_once = following.value == statement.name and uses[statement.name] == 1
+    return following.name if is_once else ""
+
+
+def _use_counts(body: tuple[Statement, ...]) -> dict[str, int]:
+    """How often each name is read in a block, by other statements than loads."""
     counts: dict[str, int] = {}
-    for s in walk(kernel.body):
+    for s in walk(body):
         read: tuple[Arg, ...] = ()
         if isinstance(s, Let):
             read = s.args

@@ -1,0 +1,250 @@
+"""The contraction skeleton: tiled products of matrices, with what follows them in the same kernel.
+
+A program owns one tile of the result and loops over the inner axis. Programs go through the tiles
+in groups of rows, so that neighbours share operands in the cache. Views before the product are
+index maps of its loads. Arithmetic before it is rounded to the operands' dtype, as tensor cores
+take it; sums and what comes after are f32 (f64 of f64).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from lowgrad.codegen.body import Lane
+from lowgrad.codegen.kernel import Dot, Kernel, Load, Reduce
+from lowgrad.codegen.reader import At
+from lowgrad.codegen.region import Region, flat_place, places
+from lowgrad.codegen.tiling import DotTiling, Tiling, ceil_div, dot_tiling
+from lowgrad.errors import CompileError
+from lowgrad.ir.graph import Node, Value
+from lowgrad.ir.index import Index, flatten, unflatten
+from lowgrad.ir.tile import Tile
+from lowgrad.ir.types import DType, bool_, float32, int32
+
+# Rows of tiles that programs go through together.
+GROUP = 8
+
+
+def contraction(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
+    """One kernel; none if there are no elements."""
+    node = _product(region)
+    outputs = tuple(o for o in region.outputs if o[1].type.numel)
+    if not outputs:
+        return ()
+    sizes = _sizes(node)
+    tile = dot_tiling(sizes.m, sizes.n, sizes.k, node.inputs[0].type.dtype, tiling)
+    return (_Contraction(replace(region, outputs=outputs), node, sizes, tile, tiling).kernel(),)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """`batch` products of an m x k by a k x n matrix."""
+
+    batch: int
+    m: int
+    n: int
+    k: int
+
+
+def _product(region: Region) -> Node:
+    products = [n for n in region.nodes if n.op.family == "contraction"]
+    if len(products) != 1:
+        raise CompileError(
+            f"{region.name}: {len(products)} matrix products; a kernel has one",
+            at=str(region.node.loc or ""),
+        )
+    return products[0]
+
+
+def _sizes(node: Node) -> Sizes:
+    a, b = (v.type.shape for v in node.inputs)
+    return Sizes(math.prod(a[:-2]), a[-2], b[-1], a[-1])
+
+
+class _Contraction:
+    """Writes one kernel down."""
+
+    def __init__(
+        self, region: Region, node: Node, sizes: Sizes, tile: DotTiling, tiling: Tiling
+    ) -> None:
+        self.region, self.node, self.sizes, self.tile = region, node, sizes, tile
+        self.precision = tiling.precision
+        self.body = region.body()
+        self.reader = region.reader(self.body)
+        self.dtype = node.inputs[0].type.dtype
+
+    def kernel(self) -> Kernel:
+        """The kernel: which tile, the product's loop, stores."""
+        batch, row, col = self._tile_of_program()
+        acc = self._without_unit_axes(self._product(batch, row, col))
+        self._give(acc, (*batch, row, col))
+        self._store((*batch, row, col))
+        tile = self.tile
+        constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
+        if self.sizes.k == 0:
+            del constants["BLOCK_K"]
+        return self.region.kernel(
+            self.body, constants, self.programs, tile.num_warps, tile.num_stages
+        )
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """How many tiles the result has along its rows and its columns."""
+        return ceil_div(self.sizes.m, self.tile.m), ceil_div(self.sizes.n, self.tile.n)
+
+    @property
+    def programs(self) -> int:
+        """One for each tile."""
+        return self.sizes.batch * math.prod(self.blocks)
+
+    def _tile_of_program(self) -> tuple[At, Index, Index]:
+        """The batch index, the rows and the columns of this program's tile."""
+        body, (blocks_m, blocks_n) = self.body, self.blocks
+        pid = body.program_id(self.programs)
+        batch = body.assign("batch", pid // (blocks_m * blocks_n))
+        number = pid % (blocks_m * blocks_n)
+        # Groups of equal size only, so that the last one is no special case.
+        group = max(g for g in range(1, GROUP + 1) if blocks_m % g == 0)
+        block_m = number // (group * blocks_n) * group + number % group
+        block_n = number % (group * blocks_n) // group
+        block_m = body.assign("block_m", block_m)
+        block_n = body.assign("block_n", block_n)
+        batch_shape = self.node.output.type.shape[:-2]
+        return (
+            unflatten(batch, batch_shape),
+            self._lanes("rows", self.sizes.m, block_m, "BLOCK_M", self.tile.m, 0),
+            self._lanes("cols", self.sizes.n, block_n, "BLOCK_N", self.tile.n, 1),
+        )
+
+    def _lanes(
+        self, wish: str, size: int, block: Index, constant: str, width: int, axis: int
+    ) -> Index:
+        view = "[:, None]" if axis == 0 else "[None, :]"
+        start = block * width
+        mask = f"{wish.removesuffix('s')}_mask"
+        return self.body.add_lanes(wish, size, start, constant, width, axis, view, mask)
+
+    # --- The product ---
+
+    def _product(self, batch: At, row: Index, col: Index) -> Tile:
+        body = self.body
+        acc = body.fill(
+            0.0 if self.dtype.is_floating_point else 0,
+            _accumulated(self.dtype),
+            ("BLOCK_M", "BLOCK_N"),
+            name="acc",
+        )
+        if self.sizes.k == 0:
+            return acc
+        a_value, b_value = self.node.inputs
+        with body.loop("k", self.sizes.k, "BLOCK_K") as k:
+            inner_a = self._inner(k, "inner_a", 1)
+            a = self._operand(a_value, (*batch, row, inner_a), "inner_a")
+            inner_b = self._inner(k, "inner_b", 0)
+            b = self._operand(b_value, (*batch, inner_b, col), "inner_b")
+            body.wish, body.loc = "", self.node.loc
+            body.add(Dot(acc.name, a.name, b.name, self.tile.fn, self.precision))
+        return acc
+
+    def _without_unit_axes(self, acc: Tile) -> Tile:
+        """`acc` without lanes along an axis of size 1: offsets have none there, nor have stores."""
+        ones = [axis for axis, size in enumerate((self.sizes.m, self.sizes.n)) if size == 1]
+        if not ones:
+            return acc
+        masks = tuple(v.mask for v in self.body.lanes.values() if v.axis in ones and v.mask)
+        axis = ones[0] if len(ones) == 1 else None
+        name = self.body.fresh("product")
+        zero = 0.0 if self.dtype.is_floating_point else 0
+        self.body.add(Reduce(name, "sum", acc.name, axis, axis is not None, acc.dtype, masks, zero))
+        return Tile(self.body, name, acc.dtype)
+
+    def _inner(self, start: Index, wish: str, axis: int) -> Index:
+        view = "[:, None]" if axis == 0 else "[None, :]"
+        size = self.sizes.k
+        return self.body.add_lanes(wish, size, start, "BLOCK_K", self.tile.k, axis, view, f"{wish}_mask")
+
+    def _operand(self, value: Value, at: At, lanes: str) -> Tile:
+        """A tile of an operand, 0 past the end of the inner axis."""
+        body, reader = self.body, self.reader
+        zero = 0.0 if self.dtype.is_floating_point else 0
+        is_moved = self._is_moved(value)
+        reader.other = zero
+        pulled = reader.value(value, at, raw=is_moved)
+        reader.other = None
+        x = reader.as_tile(pulled, value.type.dtype)
+        shape = ("BLOCK_M", "BLOCK_K") if lanes == "inner_a" else ("BLOCK_K", "BLOCK_N")
+        x = body.broadcast(x, shape, x.dtype)
+        mask = body.lanes[_last(body.lanes, lanes)].mask
+        if mask and not self._reads_zero(x, mask):
+            x = body.let("where", Tile(body, mask, bool_), x, zero, dtype=x.dtype)
+        return self._as_operand(x, is_raw=is_moved and isinstance(pulled, Tile))
+
+    def _as_operand(self, x: Tile, *, is_raw: bool) -> Tile:
+        """`x` in the type that products are made in."""
+        body = self.body
+        if self.tile.fn == "multiply":
+            wide = _accumulated(self.dtype)
+            return x if wide is self.dtype else body.let("cast", x, dtype=wide)
+        if is_raw or not self.dtype.is_low_precision:
+            return x
+        return body.let("narrow", x, dtype=self.dtype)
+
+    def _is_moved(self, value: Value) -> bool:
+        """Whether `value` is an input seen through views only, and so already rounded."""
+        producers = self.region.producers
+        todo = [value]
+        while todo:
+            node = producers.get(todo.pop())
+            if node is None:
+                continue
+            if node.op.family != "view" and node.op.name not in ("take", "gather"):
+                return False
+            todo.extend(node.inputs[:1] if node.op.family == "indexing" else node.inputs)
+        return True
+
+    def _reads_zero(self, x: Tile, mask: str) -> bool:
+        """Whether `x` is a load that gives 0 where `mask` does not hold."""
+        found = [s for s in self.body.statements if isinstance(s, Load) and s.name == x.name]
+        return bool(found) and mask in found[0].masks
+
+    # --- After it ---
+
+    def _give(self, acc: Tile, own: At) -> None:
+        value = self.node.output
+        result = Tile(self.body, acc.name, value.type.dtype)
+        if self.dtype.is_integer and _accumulated(self.dtype) is not self.dtype:
+            result = self.body.let("cast", acc, dtype=self.dtype)
+        expected = flatten(own, value.type.shape)
+
+        def read(at: At) -> Tile:
+            if flatten(at, value.type.shape) != expected:
+                raise CompileError("matmul: its result is read in another order than it is made")
+            return result
+
+        self.reader.given[value] = read
+
+    def _store(self, own: At) -> None:
+        value = self.node.output
+        found = places(self.region.nodes, {value: own})
+        shape = value.type.shape
+        results = []
+        for stored, param in self.region.outputs:
+            at = flat_place(stored, own, shape, found)
+            results.append((param, flatten(at, param.type.shape), self.reader.tile(stored, at)))
+        for param, flat, result in results:
+            masks = self.body.masks_of(flat)
+            self.body.store(param.name, flat, result, masks)
+
+
+def _accumulated(dtype: DType) -> DType:
+    """The type that products are added up in."""
+    if dtype.is_low_precision:
+        return float32
+    narrow = dtype.is_integer and dtype.itemsize < 4
+    return int32 if narrow else dtype
+
+
+def _last(lanes: dict[str, Lane], wish: str) -> str:
+    """The lanes that were added last under the name `wish`, or `wish_1` and so on."""
+    return [name for name in lanes if name.startswith(wish)][-1]

@@ -1,0 +1,141 @@
+"""The scatter skeleton: every element of the result looks for the sources that are meant for it.
+
+No two programs write to one place, so there are no atomics and no race: a program owns a tile of
+the result and goes through the indices in order. Same inputs, same bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lowgrad.codegen.body import Body
+from lowgrad.codegen.kernel import Bound, Kernel
+from lowgrad.codegen.reader import At, Reader
+from lowgrad.codegen.region import Region
+from lowgrad.codegen.tiling import Tiling, ceil_div, power_of_2, warps_for
+from lowgrad.ir.graph import Node
+from lowgrad.ir.index import Index, flatten, unflatten
+from lowgrad.ir.tile import Tile
+from lowgrad.ir.types import bool_, int64
+
+
+def scatter(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
+    """One kernel; none if there are no elements."""
+    if region.outputs[0][1].type.numel == 0:
+        return ()
+    return (_Scatter(region, tiling).kernel(),)
+
+
+class _Scatter:
+    """Writes one kernel down. Rows are places along `dim`, columns all other elements."""
+
+    def __init__(self, region: Region, tiling: Tiling) -> None:
+        self.region = region
+        (self.node,) = region.nodes
+        self.dim: int = self.node.attrs["dim"]
+        self.base, self.index, self.src = self.node.inputs
+        self.n_rows = self.base.type.shape[self.dim]
+        others = [n for d, n in enumerate(self.base.type.shape) if d != self.dim]
+        self.others = tuple(others)
+        self.n_cols = math.prod(others)
+        self.tile_cols = min(power_of_2(self.n_cols), max(tiling.tile // 16, 1))
+        self.tile_rows = min(power_of_2(self.n_rows), max(tiling.tile // self.tile_cols, 1))
+        self.body: Body = region.body()
+        self.reader: Reader = region.reader(self.body)
+
+    def kernel(self) -> Kernel:
+        """The kernel: the tile's elements, a loop over the sources, a store."""
+        blocks = ceil_div(self.n_rows, self.tile_rows), ceil_div(self.n_cols, self.tile_cols)
+        pid = self.body.program_id(math.prod(blocks))
+        row = self.body.add_lanes(
+            "rows", self.n_rows, pid // blocks[1] * self.tile_rows,
+            "ROWS", self.tile_rows, 0, "[:, None]", "row_mask",
+        )  # fmt: skip
+        col = self.body.add_lanes(
+            "cols", self.n_cols, pid % blocks[1] * self.tile_cols,
+            "COLS", self.tile_cols, 1, "[None, :]", "col_mask",
+        )  # fmt: skip
+        at = self._at(row, col)
+        total = self._total(at)
+        self._go_through_sources(total, row, col)
+        self._store(total, at)
+        constants = {"ROWS": self.tile_rows, "COLS": self.tile_cols}
+        elements = self.tile_rows * self.tile_cols
+        return self.region.kernel(self.body, constants, math.prod(blocks), warps_for(elements))
+
+    def _at(self, row: Index, col: Index) -> At:
+        others = list(unflatten(col, self.others))
+        return (*others[: self.dim], row, *others[self.dim :])
+
+    def _total(self, at: At) -> Tile:
+        """What the loop carries. Sums of slices start at 0, others at the base's elements."""
+        body, dtype = self.body, self.base.type.dtype
+        zero = 0.0 if dtype.is_floating_point else 0
+        total = body.fill(False if dtype is bool_ else zero, dtype, ("ROWS", "COLS"), name="total")
+        if self.node.op.name != "index_add":
+            body.update(total, body.broadcast(self._base(at), ("ROWS", "COLS"), dtype))
+        return total
+
+    def _base(self, at: At) -> Tile:
+        self.body.wish, self.body.loc = "", self.node.loc
+        return self.reader.tile(self.base, at)
+
+    def _go_through_sources(self, total: Tile, row: Index, col: Index) -> None:
+        is_slices = self.node.op.name == "index_add"
+        shape = self.index.type.shape
+        count = self.index.type.numel if is_slices else shape[self.dim]
+        if self.index.type.numel == 0:
+            return
+        with self.body.loop("source", count, "1") as source:
+            if is_slices:
+                # Every program asks the same question, so those not meant skip the slice's load.
+                place = self.reader.tile(self.index, unflatten(source, shape))
+                others = list(unflatten(col, self.others))
+                at_src = (*others[: self.dim], *unflatten(source, shape), *others[self.dim :])
+                self._take(total, row, place, at_src, ())
+            else:
+                others = list(unflatten(col, self.others))
+                at_src = (*others[: self.dim], source, *others[self.dim :])
+                guards = self._inside(at_src)
+                place = self._tile_of_index(at_src, guards)
+                self._take(total, row, place, at_src, guards)
+
+    def _inside(self, at: At) -> tuple[str, ...]:
+        """The test that `at` is an element of the index, which may be smaller than the result."""
+        bounds = [
+            Bound(i, None, n)
+            for d, (i, n) in enumerate(zip(at, self.index.type.shape, strict=True))
+            if d != self.dim and n < self.base.type.shape[d]
+        ]
+        return (self.body.test(tuple(bounds)),) if bounds else ()
+
+    def _tile_of_index(self, at: At, guards: tuple[str, ...]) -> Tile:
+        # -1 where there is no source: no row has that number.
+        self.reader.other = -1
+        place = self.reader.as_tile(self.reader.value(self.index, at, guards), int64)
+        self.reader.other = None
+        return place
+
+    def _take(
+        self, total: Tile, row: Index, place: Tile, at_src: At, guards: tuple[str, ...]
+    ) -> None:
+        body, dtype = self.body, self.base.type.dtype
+        body.wish, body.loc = "", self.node.loc
+        src = self.reader.as_tile(self.reader.value(self.src, at_src, guards), dtype)
+        body.wish, body.loc = "", self.node.loc
+        rows = body.position(row, int64) if row.terms else self.reader.as_tile(0, int64)
+        hit = body.let("eq", place, rows, dtype=bool_, name="hit")
+        new = src if self.node.op.name == "scatter" else body.let("add", total, src, dtype=dtype)
+        chosen = body.let("where", hit, new, total, dtype=dtype)
+        body.update(total, body.broadcast(chosen, ("ROWS", "COLS"), dtype))
+
+    def _store(self, total: Tile, at: At) -> None:
+        (_, param), *_ = self.region.outputs
+        result = total
+        if self.node.op.name == "index_add":
+            base = self._base(at)
+            result = self.body.let("add", base, total, dtype=self.base.type.dtype)
+        flat = flatten(at, self.base.type.shape)
+        self.body.store(param.name, flat, result, self.body.masks_of(flat))
+
+

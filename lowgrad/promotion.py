@@ -88,4 +88,3 @@ def _join(dtypes: list[DType]) -> DType | None:
 def can_cast(from_: DType, to: DType) -> bool:
     """Whether an in-place result may be stored: never from a higher category to a lower one."""
     return category(from_) <= category(to)
-

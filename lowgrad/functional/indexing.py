@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from lowgrad import dispatch
-from lowgrad.errors import CompileError, DTypeError, IndexOutOfRange, ShapeError
+from lowgrad.errors import ArgumentError, CompileError, DTypeError, IndexOutOfRange, ShapeError
 from lowgrad.functional.common import (
     NUMBERS,
+    Operand,
     broadcast_shape,
     cast,
     expand_to,
@@ -20,12 +21,15 @@ from lowgrad.functional.common import (
 )
 from lowgrad.functional.create import tensor
 from lowgrad.functional.pointwise import where
-from lowgrad.functional.shape import out_of_range, permute, reshape, select, stack
+from lowgrad.functional.shape import out_of_range, permute, reshape, select
+from lowgrad.ir.op import Array
 from lowgrad.ir.types import Shape, bool_, int64, uint8
 from lowgrad.tensor import Tensor, from_array, method, run, view
 
 __all__ = ["embedding", "gather", "index_add", "index_copy", "index_select", "masked_select"]
-__all__ += ["nonzero", "one_hot", "scatter", "scatter_add", "take", "take_along_dim"]
+__all__ += ["argwhere", "bincount", "index_fill", "index_put", "isin", "nonzero", "one_hot"]
+__all__ += ["repeat_interleave", "scatter", "scatter_add", "searchsorted", "take"]
+__all__ += ["take_along_dim", "unique"]
 
 
 @method("__getitem__")
@@ -125,6 +129,10 @@ def _parsed(x: Tensor, index: Any) -> tuple[_Basic, _Advanced]:
         elif isinstance(item, (int, np.integer)):
             _add_int(basic, int(item), axis, own[axis])
             axis += 1
+        elif item.ndim == 0 and item.dtype in (bool_, uint8):
+            # True and False are masks over a new dim of size 1.
+            advanced.append((len(basic.shape), _single_mask(item)))
+            basic.shape.append(1)
         else:
             for part in _index_tensors(item, axis, own):
                 advanced.append((len(basic.shape), part))
@@ -230,6 +238,10 @@ def _index_tensors(item: Tensor, axis: int, own: Shape) -> list[Tensor]:
     return [from_array(i) for i in np.nonzero(item._array("x[mask]"))]
 
 
+def _single_mask(item: Tensor) -> Tensor:
+    return from_array(np.zeros(int(bool(item)), np.int64))
+
+
 def _check_bounds(index: Tensor, axis: int, size: int) -> None:
     array = index._ref.array
     if array is None or array.size == 0:
@@ -310,6 +322,8 @@ def _check_index(name: str, index: Tensor) -> Tensor:
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0, and so on; index's shape."""
     axis = normal_dim("gather", dim, input.ndim)
+    if input.ndim == 0:
+        return gather(input.reshape(1), 0, index.reshape(1)).reshape(index.shape)
     return run("gather", input, _check_index("gather", index), dim=axis)
 
 
@@ -338,6 +352,8 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of `dim` that `index` (1-d) names."""
     axis = normal_dim("index_select", dim, input.ndim)
+    if input.ndim == 0:
+        return index_select(input.reshape(1), 0, index).reshape(())
     return run("take", input, _check_index("index_select", index.reshape(-1)), dim=axis)
 
 
@@ -387,6 +403,49 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
 
 
 @method()
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Operand) -> Tensor:
+    """A copy with the slices of `dim` that `index` names filled with `value`."""
+    axis = normal_dim("index_fill", dim, input.ndim)
+    written = input.clone()
+    setitem(written, (slice(None),) * axis + (index,), value)
+    return written
+
+
+@method()
+def index_put(
+    input: Tensor, indices: tuple[Tensor, ...], values: Tensor, accumulate: bool = False
+) -> Tensor:
+    """A copy with `out[indices] = values`, or added to where `accumulate`."""
+    written = input.clone()
+    if not accumulate:
+        setitem(written, tuple(indices), values)
+        return written
+    _, advanced = _parsed(input, tuple(indices))
+    flat, index, order, shape = _joined(input, advanced)
+    rest = flat._ref.type.shape[1:]
+    source = run("reshape", _fitted(values, (*shape, *rest)), shape=(math.prod(shape), *rest))
+    added = run("index_add", flat, run("reshape", index, shape=(math.prod(shape),)), source, dim=0)
+    front = reshape(added, tuple(input._ref.type.shape[d] for d in order))
+    return permute(front, tuple(order.index(d) for d in range(len(order))))
+
+
+@method()
+def repeat_interleave(input: Tensor, repeats: int | Tensor, dim: int | None = None) -> Tensor:
+    """Each element (or slice of `dim`) repeated in place: `repeats` times, or each its own."""
+    if dim is None:
+        return repeat_interleave(input.reshape(-1), repeats, 0)
+    axis = normal_dim("repeat_interleave", dim, input.ndim)
+    own = input._ref.type.shape
+    if isinstance(repeats, Tensor):
+        counts = _values_of("repeat_interleave", repeats)
+        rows = np.repeat(np.arange(own[axis]), counts)
+        return index_select(input, axis, from_array(rows))
+    x = run("reshape", input, shape=(*own[: axis + 1], 1, *own[axis + 1 :]))
+    x = expand_to(x, (*own[: axis + 1], repeats, *own[axis + 1 :]))
+    return run("reshape", x, shape=(*own[:axis], own[axis] * repeats, *own[axis + 1 :]))
+
+
+@method()
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where mask holds, 1-d."""
     shape = broadcast_shape("masked_select", input.shape, mask.shape)
@@ -396,13 +455,73 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 @method()
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The indices of the non-zero elements, [count, ndim]; eager only."""
+    array = _values_of("nonzero", input)
+    if as_tuple:
+        return tuple(from_array(i) for i in np.nonzero(np.atleast_1d(array)))
+    return from_array(np.argwhere(array))
+
+
+def _values_of(name: str, x: Tensor) -> Array:
+    """The array behind `x`, for functions whose result's size depends on it."""
     if dispatch.is_recording():
         raise CompileError(
-            "nonzero: the size of the result depends on values, "
+            f"{name}: the size of the result depends on values, "
             "which are not known while the step is recorded"
         )
-    found = [from_array(i) for i in np.nonzero(input._array("nonzero"))]
-    return tuple(found) if as_tuple else stack(found, 1)
+    return x._array(name)
+
+
+@method()
+def argwhere(input: Tensor) -> Tensor:
+    """The indices of the non-zero elements, [count, ndim]; eager only."""
+    return nonzero(input)
+
+
+@method()
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each of 0, 1, 2, ... is among the integers (or its weights' sum); eager only."""
+    array = _values_of("bincount", input)
+    given = None if weights is None else weights._array("bincount")
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and array.min() < 0):
+        raise ArgumentError("bincount: needs a 1-d tensor of integers, none below 0")
+    counts = np.bincount(array, given, minlength)
+    if weights is None:
+        return from_array(counts.astype(np.int64))
+    return cast(from_array(counts), weights.dtype)
+
+
+@method()
+def unique(
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
+    """The distinct elements (or slices of `dim`) in order, with inverse and counts if asked."""
+    array = _values_of("unique", input)
+    found, inverse, counts = np.unique(array, return_inverse=True, return_counts=True, axis=dim)
+    parts = [from_array(found)]
+    if return_inverse:
+        shape = array.shape if dim is None else (-1,)
+        parts.append(from_array(inverse.reshape(shape).astype(np.int64)))
+    if return_counts:
+        parts.append(from_array(counts.astype(np.int64)))
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def isin(elements: Tensor, test_elements: Tensor) -> Tensor:
+    """Whether each element is among `test_elements`."""
+    rank = elements.ndim
+    wanted = reshape(test_elements, (-1,) + (1,) * rank)
+    return (elements.unsqueeze(0) == wanted).any(0)
+
+
+def searchsorted(sorted_sequence: Tensor, input: Tensor, *, right: bool = False) -> Tensor:
+    """How many elements of the 1-d `sorted_sequence` lie below each of `input` (or at it)."""
+    edges = reshape(sorted_sequence, (1,) * input.ndim + (-1,))
+    below = edges <= input.unsqueeze(-1) if right else edges < input.unsqueeze(-1)
+    return below.sum(-1)
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -25,8 +25,6 @@ from lowgrad.ir.types import (
 )
 from lowgrad.tensor import Tensor, device, inplace, method
 
-__all__ = ["allclose", "equal"]
-
 _SAME_NAME = """abs add addcdiv addcmul bitwise_and bitwise_or bitwise_xor bitwise_not ceil clamp
 clip cos div divide erf exp expm1 floor floor_divide fmod lerp log log1p log2 log10 logical_and
 logical_not logical_or logical_xor masked_fill mul multiply nan_to_num neg negative pow reciprocal
@@ -34,7 +32,7 @@ relu remainder round rsqrt sigmoid sign sin sqrt square sub subtract tanh true_d
 
 for _name in _SAME_NAME.split():
     method(f"{_name}_")(inplace(getattr(pointwise, _name), f"{_name}_"))
-for _name in ("index_add", "index_copy", "scatter", "scatter_add"):
+for _name in ("index_add", "index_copy", "index_fill", "index_put", "scatter", "scatter_add"):
     method(f"{_name}_")(inplace(getattr(indexing, _name), f"{_name}_"))
 for _name in ("tril", "triu"):
     method(f"{_name}_")(inplace(getattr(shape, _name), f"{_name}_"))
@@ -198,20 +196,3 @@ _NAMES = {
 }
 for _name, _dtype in _NAMES.items():
     _conversion(_name, _dtype)
-
-
-# Comparisons of whole tensors ------------------------------------------------------------------
-
-
-@method("allclose")
-def allclose(
-    input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
-) -> bool:
-    """Whether |input - other| <= atol + rtol * |other| everywhere."""
-    return bool(pointwise.isclose(input, other, rtol, atol, equal_nan).all())
-
-
-@method("equal")
-def equal(input: Tensor, other: Tensor) -> bool:
-    """Whether both have the same shape and elements."""
-    return input.shape == other.shape and bool((input == other).all())

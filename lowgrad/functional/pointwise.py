@@ -21,19 +21,23 @@ from lowgrad.functional.common import (
     full_of,
     matched,
     operand_of,
+    require_float,
 )
 from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.types import DType, bool_
 from lowgrad.tensor import Tensor, method, run, wrap
 
-__all__ = ["abs", "add", "addcdiv", "addcmul", "bitwise_and", "bitwise_not", "bitwise_or"]
-__all__ += ["bitwise_xor", "ceil", "clamp", "clip", "clone", "cos", "detach", "div", "divide", "eq"]
+__all__ = ["abs", "absolute", "add", "addcdiv", "addcmul", "bitwise_and", "bitwise_not"]
+__all__ += ["bitwise_or", "bitwise_xor", "ceil", "clamp", "clip", "clone", "cos", "detach", "div"]
+__all__ += ["divide", "eq"]
 __all__ += ["erf", "exp", "expm1", "floor", "floor_divide", "fmod", "ge", "greater", "gt"]
 __all__ += ["isclose", "isfinite", "isinf", "isnan", "le", "lerp", "less", "log", "log1p", "log2"]
 __all__ += ["log10", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "masked_fill"]
 __all__ += ["maximum", "minimum", "mul", "multiply", "nan_to_num", "ne", "neg", "negative", "pow"]
 __all__ += ["reciprocal", "relu", "remainder", "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt"]
 __all__ += ["square", "sub", "subtract", "tanh", "true_divide", "trunc", "where"]
+__all__ += ["exp2", "frac", "greater_equal", "less_equal", "logaddexp", "not_equal"]
+__all__ += ["positive", "xlogy"]
 
 
 def _unary(name: str, doc: str, *, to_float: bool, op: str = "") -> Callable[..., Tensor]:
@@ -58,12 +62,62 @@ sigmoid = _unary("sigmoid", "1 / (1 + exp(-x))", to_float=True)
 erf = _unary("erf", "The error function of each element", to_float=True)
 floor = _unary("floor", "The largest integer not above each element", to_float=False)
 ceil = _unary("ceil", "The smallest integer not below each element", to_float=False)
-sign = _unary("sign", "-1, 0 or 1; NaN stays NaN", to_float=False)
 abs = _unary("abs", "The absolute value of each element", to_float=False)
 neg = _unary("neg", "The negated elements", to_float=False)
 negative = neg
-method("__neg__")(neg)
+
+
+@method()
+def sign(input: Tensor) -> Tensor:
+    """-1, 0 or 1; NaN stays NaN. Bools stay as they are."""
+    return input.clone() if input.dtype is bool_ else run("sign", input)
+
+
+absolute = abs
+method("__neg__", "negative")(neg)
 method("__abs__", "absolute")(abs)
+
+
+def refuse_bool(name: str, x: Tensor) -> None:
+    """Raise if `x` holds bools."""
+    if x.dtype is bool_:
+        raise DTypeError(f"{name}: takes numbers, got a bool tensor", fix="x.int()")
+
+
+@method("positive", "__pos__")
+def positive(input: Tensor) -> Tensor:
+    """The tensor itself."""
+    refuse_bool("positive", input)
+    return input
+
+
+@method()
+def frac(input: Tensor) -> Tensor:
+    """The part after the decimal point, with x's sign."""
+    require_float("frac", input)
+    return input - trunc(input)
+
+
+@method()
+def exp2(input: Tensor) -> Tensor:
+    """2 to the power of each element."""
+    return pow(2.0, floating(input))
+
+
+@method()
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    """log(exp(input) + exp(other)), without overflow."""
+    largest = maximum(input, other)
+    apart = abs(input - other)
+    # Equal infinities are no distance apart.
+    return where(input == other, largest + math.log(2), largest + log1p(exp(-apart)))
+
+
+@method()
+def xlogy(input: Tensor, other: Operand) -> Tensor:
+    """input * log(other), 0 where input is 0."""
+    logs = log(other) if isinstance(other, Tensor) else math.log(other)
+    return where(input == 0, 0.0, input * logs)
 
 
 @method("round", "__round__")
@@ -84,7 +138,7 @@ def trunc(input: Tensor) -> Tensor:
 @method()
 def square(input: Tensor) -> Tensor:
     """x * x."""
-    return input * input
+    return pow(input, 2)
 
 
 @method()
@@ -96,6 +150,7 @@ def reciprocal(input: Tensor) -> Tensor:
 @method()
 def relu(input: Tensor) -> Tensor:
     """max(x, 0), with slope 0 at 0 as PyTorch has it (a maximum would halve it)."""
+    refuse_bool("relu", input)
     zero = wrap(operand_of(input._ref.type, 0))
     return run("where", run("le", input, zero), zero, input)
 
@@ -222,12 +277,13 @@ def fmod(input: Operand, other: Operand) -> Tensor:
 def pow(input: Operand, exponent: Operand) -> Tensor:
     """input to the power of exponent."""
     if isinstance(input, Tensor) and isinstance(exponent, NUMBERS):
+        x = cast(input, common_dtype((input, exponent)))
         if exponent == 2:
-            return input * input
+            return run("mul", x, x)
         if exponent == 1:
-            return clone(input)
+            return clone(x)
         if exponent == 0.5:
-            return sqrt(input)
+            return run("sqrt", x)
     return _binary("pow", input, exponent)
 
 
@@ -240,12 +296,16 @@ _operators("pow", pow)
 @method()
 def maximum(input: Tensor, other: Tensor) -> Tensor:
     """The larger of each pair; NaN if either is."""
+    if _are_bool(input, other):
+        return logical_or(input, other)
     return _binary("maximum", input, other)
 
 
 @method()
 def minimum(input: Tensor, other: Tensor) -> Tensor:
     """The smaller of each pair; NaN if either is."""
+    if _are_bool(input, other):
+        return logical_and(input, other)
     return _binary("minimum", input, other)
 
 
@@ -263,11 +323,11 @@ def _comparison(name: str, doc: str, *aliases: str) -> Callable[[Tensor, Operand
 
 
 eq = _comparison("eq", "input == other")
-ne = _comparison("ne", "input != other", "not_equal")
+ne = not_equal = _comparison("ne", "input != other", "not_equal")
 lt = less = _comparison("lt", "input < other", "less")
-le = _comparison("le", "input <= other", "less_equal")
+le = less_equal = _comparison("le", "input <= other", "less_equal")
 gt = greater = _comparison("gt", "input > other", "greater")
-ge = _comparison("ge", "input >= other", "greater_equal")
+ge = greater_equal = _comparison("ge", "input >= other", "greater_equal")
 
 
 def _logical(name: str) -> Callable[..., Tensor]:
@@ -358,6 +418,8 @@ def nan_to_num(
     input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Tensor:
     """NaN and infinities replaced by numbers; infinities by the largest finite ones by default."""
+    if not input.dtype.is_floating_point:
+        return clone(input)
     import ml_dtypes
 
     largest = float(ml_dtypes.finfo(input.dtype.numpy).max)  # type: ignore[no-untyped-call]
@@ -368,20 +430,34 @@ def nan_to_num(
 
 @method()
 def clamp(input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Tensor:
-    """Each element moved into [min, max]; NaN stays NaN."""
+    """Each element moved into [min, max]; NaN stays NaN. At a bound the gradient is the input's."""
+    if min is None and max is None:
+        raise ArgumentError("clamp: needs min, max or both")
     result = input
     if min is not None:
-        result = _binary("maximum", result, min)
+        result = where(_beyond(lt, result, min), min, result)
     if max is not None:
-        result = _binary("minimum", result, max)
+        result = where(_beyond(gt, result, max), max, result)
     return result
+
+
+def _beyond(compare: Callable[..., Tensor], x: Tensor, bound: Operand) -> Tensor:
+    outside = compare(x, bound)
+    if isinstance(bound, Tensor) and bound.dtype.is_floating_point:
+        return logical_or(outside, isnan(bound))
+    return outside
 
 
 clip = method("clip")(clamp)
 
 
-def where(condition: Tensor, input: Operand, other: Operand) -> Tensor:
-    """input where condition holds, else other; all three broadcast."""
+def where(condition: Tensor, input: Operand | None = None, other: Operand | None = None) -> Any:
+    """input where condition holds, else other; all three broadcast.
+
+    With the condition alone, the indices where it holds, as `nonzero(as_tuple=True)`.
+    """
+    if input is None or other is None:
+        return condition.nonzero(as_tuple=True)
     if condition.dtype is not bool_:
         raise DTypeError(f"where: the condition must be bool, not {condition.dtype!r}")
     dtype = common_dtype((input, other))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lowgrad.errors import DTypeError
 from lowgrad.functional.common import (
     cast,
     constant,
@@ -17,12 +18,13 @@ from lowgrad.functional.common import (
     squeezed,
 )
 from lowgrad.functional.pointwise import abs, log, maximum, minimum, sqrt, where
-from lowgrad.ir.types import DType, bool_, int64
+from lowgrad.ir.types import DType, bool_, int64, uint8
 from lowgrad.tensor import Tensor, method, run
 
 __all__ = ["all", "amax", "amin", "any", "argmax", "argmin", "count_nonzero", "cumsum"]
 __all__ += ["log_softmax", "logsumexp", "max", "mean", "min", "nanmean", "nansum", "norm", "prod"]
-__all__ += ["softmax", "std", "std_mean", "sum", "var", "var_mean"]
+__all__ += ["aminmax", "cumprod", "diff", "dist", "softmax", "std", "std_mean", "sum", "var"]
+__all__ += ["var_mean"]
 
 Dims = int | tuple[int, ...] | list[int] | None
 
@@ -67,6 +69,7 @@ def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 @method()
 def nanmean(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The mean of the elements that are not NaN."""
+    require_float("nanmean", input)
     return nansum(input, dim, keepdim) / sum(input == input, dim, keepdim)
 
 
@@ -83,12 +86,16 @@ def prod(
 @method()
 def amax(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The largest element over `dim`; ties share the gradient."""
+    if input.dtype is bool_:
+        return any(input, dim, keepdim)
     return _reduce("max", input, dim, keepdim)
 
 
 @method()
 def amin(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The smallest element over `dim`; ties share the gradient."""
+    if input.dtype is bool_:
+        return all(input, dim, keepdim)
     return _reduce("min", input, dim, keepdim)
 
 
@@ -102,11 +109,17 @@ class Extreme(NamedTuple):
 def _extreme(name: str) -> Callable[..., Any]:
     pairwise = maximum if name == "max" else minimum
 
-    def function(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    whole = amax if name == "max" else amin
+
+    def function(
+        input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Tensor | None = None
+    ) -> Any:
         if isinstance(dim, Tensor):
-            return pairwise(input, dim)
+            other = dim
+        if other is not None:
+            return pairwise(input, other)
         if dim is None:
-            return _reduce(name, input, None, keepdim)
+            return whole(input, None, keepdim)
         return _extreme_along(name, input, dim, keepdim)
 
     function.__name__ = name
@@ -121,7 +134,8 @@ def _extreme_along(name: str, x: Tensor, dim: int, keepdim: bool) -> Extreme:
         along = _extreme_along(name, run("reshape", x, shape=(1,)), dim, True)
         return Extreme(*(run("reshape", t, shape=()) for t in along))
     axis = normal_dim(name, dim, x.ndim)
-    indices = run("arg" + name, x, dims=(axis,))
+    ordered = cast(x, uint8) if x.dtype is bool_ else x
+    indices = run("arg" + name, ordered, dims=(axis,))
     # Gathering at the index (not amax) gives the whole gradient to that one element, as PyTorch.
     values = run("gather", x, indices, dim=axis)
     if keepdim:
@@ -135,6 +149,8 @@ min = _extreme("min")
 
 def _arg_extreme(name: str) -> Callable[..., Tensor]:
     def function(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        if input.dtype is bool_:
+            raise DTypeError(f"{name}: takes numbers, got a bool tensor", fix="x.int()")
         if dim is None or input.ndim == 0:
             flat = run("reshape", input, shape=(input.numel(),))
             shape = (1,) * input.ndim if keepdim else ()
@@ -152,16 +168,18 @@ argmax = _arg_extreme("argmax")
 argmin = _arg_extreme("argmin")
 
 
-@method()
-def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """Whether all elements are true (non-zero)."""
-    return _reduce("all", input if input.dtype is bool_ else input != 0, dim, keepdim)
+def _truth(name: str, doc: str) -> Callable[..., Tensor]:
+    def function(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+        found = _reduce(name, input if input.dtype is bool_ else input != 0, dim, keepdim)
+        return cast(found, uint8) if input.dtype is uint8 else found  # PyTorch's own exception
+
+    function.__name__ = name
+    function.__doc__ = doc
+    return method(name)(function)
 
 
-@method()
-def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """Whether any element is true (non-zero)."""
-    return _reduce("any", input if input.dtype is bool_ else input != 0, dim, keepdim)
+all = _truth("all", "Whether all elements are true (non-zero).")
+any = _truth("any", "Whether any element is true (non-zero).")
 
 
 @method()
@@ -172,40 +190,51 @@ def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:
 
 @method()
 def var(
-    input: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False,
+    input: Tensor,
+    dim: Dims = None,
     unbiased: bool = True,
-) -> Tensor:  # fmt: skip
-    """The variance, divided by (count - correction)."""
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
+) -> Tensor:
+    """The variance, divided by (count - correction); unbiased means a correction of 1, else 0.
+
+    As in PyTorch, `var(x, False)` is the biased variance of all elements.
+    """
     require_float("var", input)
+    if isinstance(dim, bool):
+        return var(input, None, dim, keepdim, correction=correction)
     dims = normal_dims("var", dim, input.ndim)
     count = math.prod(input.shape[d] for d in dims)
     centred = input - mean(input, dims, True)
-    divisor = count - (correction if unbiased else 0)
+    divisor = count - (float(unbiased) if correction is None else correction)
     total = sum(centred * centred, dims, keepdim)
     return total / divisor if divisor > 0 else total * math.nan
 
 
 @method()
-def std(
-    input: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False,
-    unbiased: bool = True,
-) -> Tensor:  # fmt: skip
-    """The standard deviation: sqrt(var)."""
-    return sqrt(var(input, dim, correction=correction, keepdim=keepdim, unbiased=unbiased))
+def std(input: Tensor, dim: Dims = None, *args: Any, **options: Any) -> Tensor:
+    """The standard deviation: sqrt(var), with var's arguments."""
+    return sqrt(var(input, dim, *args, **options))
 
 
 def var_mean(
-    input: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False
+    input: Tensor,
+    dim: Dims = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(var, mean)."""
-    return var(input, dim, correction=correction, keepdim=keepdim), mean(input, dim, keepdim)
+    variance = var(input, dim, unbiased, keepdim, correction=correction)
+    return variance, mean(input, None if isinstance(dim, bool) else dim, keepdim)
 
 
-def std_mean(
-    input: Tensor, dim: Dims = None, *, correction: float = 1, keepdim: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(std, mean)."""
-    return std(input, dim, correction=correction, keepdim=keepdim), mean(input, dim, keepdim)
+def std_mean(input: Tensor, dim: Dims = None, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """(std, mean), with var's arguments."""
+    variance, average = var_mean(input, dim, *args, **options)
+    return sqrt(variance), average
 
 
 @method()
@@ -253,7 +282,8 @@ def _exp_shifted(x: Tensor, shift: Tensor) -> Tensor:
 @method()
 def softmax(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
     """exp(x) / sum(exp(x)) over `dim`."""
-    x = floating(input if dtype is None else cast(input, dtype))
+    x = input if dtype is None else cast(input, dtype)
+    require_float("softmax", x)
     axis = _softmax_axis("softmax", x, dim)
     if axis is None:
         return x * 0 + 1
@@ -265,7 +295,8 @@ def softmax(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
 @method()
 def log_softmax(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
     """x - log(sum(exp(x))) over `dim`."""
-    x = floating(input if dtype is None else cast(input, dtype))
+    x = input if dtype is None else cast(input, dtype)
+    require_float("log_softmax", x)
     axis = _softmax_axis("log_softmax", x, dim)
     if axis is None:
         return x * 0
@@ -294,3 +325,49 @@ def cumsum(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
     if x.ndim == 0:
         return x
     return run("cumsum", x, dim=normal_dim("cumsum", dim, x.ndim))
+
+
+@method()
+def cumprod(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
+    """Running products along `dim`; memory grows with the square of its size."""
+    if dtype is None and not input.dtype.is_floating_point:
+        dtype = int64
+    x = input if dtype is None else cast(input, dtype)
+    if x.ndim == 0:
+        return x
+    axis = normal_dim("cumprod", dim, x.ndim)
+    x = x.movedim(axis, -1)
+    size = x.shape[-1]
+    square = x.unsqueeze(-2).expand(*x.shape[:-1], size, size)
+    rows = run("iota", shape=(size, size), dtype=int64, dim=0)
+    columns = run("iota", shape=(size, size), dtype=int64, dim=1)
+    return prod(where(columns <= rows, square, 1), -1).movedim(-1, axis)
+
+
+class Range(NamedTuple):
+    """What `aminmax` returns."""
+
+    min: Tensor
+    max: Tensor
+
+
+@method()
+def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Range:
+    """(min, max) over `dim` (all if None)."""
+    return Range(amin(input, dim, keepdim), amax(input, dim, keepdim))
+
+
+@method()
+def diff(input: Tensor, n: int = 1, dim: int = -1) -> Tensor:
+    """Each element less the one before it along `dim`, n times over."""
+    for _ in range(n):
+        length = input.shape[dim] - 1 if input.shape[dim] else 0
+        later = input.narrow(dim, input.shape[dim] - length, length)
+        earlier = input.narrow(dim, 0, length)
+        input = later != earlier if input.dtype is bool_ else later - earlier
+    return input
+
+
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """The p-norm of the difference."""
+    return norm(input - other, p)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from lowgrad.errors import ArgumentError, IndexOutOfRange, ShapeError
@@ -16,15 +17,16 @@ from lowgrad.functional.common import (
     normal_dims,
     shape_args,
 )
-from lowgrad.functional.pointwise import where
+from lowgrad.functional.pointwise import refuse_bool, where
 from lowgrad.ir.types import Shape, int64
-from lowgrad.tensor import Tensor, method, run, view
+from lowgrad.tensor import Size, Tensor, method, run, view
 
 __all__ = ["atleast_1d", "broadcast_tensors", "broadcast_to", "cat", "chunk", "concat", "diagonal"]
 __all__ += ["flatten", "flip", "hstack", "meshgrid", "movedim", "narrow", "permute", "ravel"]
-__all__ += ["repeat_interleave", "reshape", "roll", "select", "split", "squeeze", "stack"]
+__all__ += ["reshape", "roll", "select", "split", "squeeze", "stack"]
 __all__ += ["swapaxes", "t", "tile", "transpose", "tril", "triu", "unbind", "unflatten"]
-__all__ += ["unsqueeze", "vstack"]
+__all__ += ["atleast_2d", "broadcast_shapes", "diag", "fliplr", "flipud", "moveaxis"]
+__all__ += ["tensor_split", "trace", "unsqueeze", "vstack"]
 
 
 def resolved_shape(name: str, numel: int, sizes: Shape, given: Shape) -> Shape:
@@ -138,14 +140,24 @@ setattr(Tensor, "T", property(_reversed))  # noqa: B010  (declared as a Tensor f
 setattr(Tensor, "mT", property(_matrix_transpose))  # noqa: B010
 
 
-@method()
-def movedim(input: Tensor, source: int, destination: int) -> Tensor:
-    """Dim `source` moved to `destination`, the others in order."""
-    a = normal_dim("movedim", source, input.ndim)
-    b = normal_dim("movedim", destination, input.ndim)
-    order = [d for d in range(input.ndim) if d != a]
-    order.insert(b, a)
+@method("movedim", "moveaxis")
+def movedim(
+    input: Tensor, source: int | tuple[int, ...], destination: int | tuple[int, ...]
+) -> Tensor:
+    """The dims `source` moved to `destination`, the others in order."""
+    if input.ndim == 0:
+        return input
+    moved = (source,) if isinstance(source, int) else tuple(source)
+    places = (destination,) if isinstance(destination, int) else tuple(destination)
+    origin = [normal_dim("movedim", d, input.ndim) for d in moved]
+    target = [normal_dim("movedim", d, input.ndim) for d in places]
+    order = [d for d in range(input.ndim) if d not in origin]
+    for place, dim in sorted(zip(target, origin, strict=True)):
+        order.insert(place, dim)
     return permute(input, tuple(order))
+
+
+moveaxis = movedim
 
 
 @method()
@@ -203,6 +215,12 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(expand(x, shape) for x in tensors)
 
 
+def _dim_of(name: str, x: Tensor, dim: int) -> int:
+    if x.ndim == 0:
+        raise IndexOutOfRange(f"{name}: a 0-d tensor has no dim to take pieces of")
+    return normal_dim(name, dim, x.ndim)
+
+
 def slice_dim(x: Tensor, dim: int, start: int, stop: int, step: int = 1) -> Tensor:
     """A view of `x[..., start:stop:step, ...]` along `dim`; the bounds are in range."""
     own = x._ref.type.shape
@@ -220,7 +238,7 @@ def slice_dim(x: Tensor, dim: int, start: int, stop: int, step: int = 1) -> Tens
 @method()
 def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     """`length` elements of dim `dim` from `start`."""
-    axis = normal_dim("narrow", dim, input.ndim)
+    axis = _dim_of("narrow", input, dim)
     size = input.shape[axis]
     begin = start + size if start < 0 else start
     if not 0 <= begin <= begin + length <= size:
@@ -236,7 +254,7 @@ def out_of_range(index: int, axis: int, size: int) -> IndexOutOfRange:
 @method()
 def select(input: Tensor, dim: int, index: int) -> Tensor:
     """Dim `dim` at `index`, the dim gone."""
-    axis = normal_dim("select", dim, input.ndim)
+    axis = _dim_of("select", input, dim)
     size = input.shape[axis]
     if not -size <= index < size:
         raise out_of_range(index, axis, size)
@@ -250,7 +268,7 @@ def split(
     input: Tensor, split_size_or_sections: int | Sequence[int], dim: int = 0
 ) -> tuple[Tensor, ...]:
     """Views of consecutive pieces, each of the given size (the last may be smaller) or sizes."""
-    axis = normal_dim("split", dim, input.ndim)
+    axis = _dim_of("split", input, dim)
     size = input.shape[axis]
     if isinstance(split_size_or_sections, int):
         piece = split_size_or_sections
@@ -273,45 +291,74 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` views of equal size (the last may be smaller)."""
     if chunks <= 0:
         raise ArgumentError(f"chunk: chunks must be positive, got {chunks}")
-    size = input.shape[normal_dim("chunk", dim, input.ndim)]
+    size = input.shape[_dim_of("chunk", input, dim)]
+    if size == 0:
+        return split(input, [0] * chunks, dim)
     return split(input, max(-(-size // chunks), 1), dim)
 
 
 @method()
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """Views of each index of `dim`, the dim gone."""
-    axis = normal_dim("unbind", dim, input.ndim)
+    axis = _dim_of("unbind", input, dim)
     return tuple(select(input, axis, i) for i in range(input.shape[axis]))
 
 
 @method()
-def flip(input: Tensor, *dims: Any) -> Tensor:
+def flip(input: Tensor, *dims: Any, **named: Any) -> Tensor:
     """The order of the elements reversed along `dims`."""
-    axes = normal_dims("flip", shape_args("flip", dims), input.ndim)
-    return run("flip", input, dims=axes) if axes else input.clone()
+    axes = shape_args("flip", (named["dims"],) if "dims" in named else dims)
+    if not axes:
+        return input.clone()
+    found = normal_dims("flip", axes, input.ndim)
+    return run("flip", input, dims=found) if found else input.clone()
 
 
 @method()
-def roll(input: Tensor, shifts: int, dims: int | None = None) -> Tensor:
-    """Elements shifted along a dim (over all elements if None); those pushed out come in again."""
+def fliplr(input: Tensor) -> Tensor:
+    """The second dim reversed."""
+    return flip(input, 1)
+
+
+@method()
+def flipud(input: Tensor) -> Tensor:
+    """The first dim reversed."""
+    return flip(input, 0)
+
+
+@method()
+def roll(
+    input: Tensor, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] | None = None
+) -> Tensor:
+    """Elements shifted along dims (over all elements if None); those pushed out come in again."""
     if dims is None:
-        return reshape(roll(ravel(input), shifts, 0), input.shape)
-    axis = normal_dim("roll", dims, input.ndim)
+        whole = shifts if isinstance(shifts, int) else shifts[0]
+        return reshape(roll(ravel(input), whole, 0), input.shape)
+    if not isinstance(dims, int):
+        steps = (shifts,) if isinstance(shifts, int) else tuple(shifts)
+        for step, dim in zip(steps, dims, strict=True):
+            input = roll(input, step, dim)
+        return input
+    axis = _dim_of("roll", input, dims)
+    assert isinstance(shifts, int), "one shift for one dim"
     size = input.shape[axis]
     cut = (size - shifts) % size if size else 0
     return cat((slice_dim(input, axis, cut, size), slice_dim(input, axis, 0, cut)), axis)
 
 
-def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """The tensors joined along an existing dim."""
+def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> Tensor:
+    """The tensors joined along an existing dim (NumPy's name for it is taken too)."""
     parts = list(tensors)
+    dim = dim if axis is None else axis
+    if any(x.ndim == 0 for x in parts):
+        raise ShapeError("cat: a 0-d tensor has no dim to join along", fix="lowgrad.stack")
     if not parts:
         raise ArgumentError("cat: needs at least one tensor")
     # PyTorch skips 1-d empty tensors whatever the others' rank, and programs rely on it.
     parts = [x for x in parts if tuple(x.shape) != (0,)] or parts[:1]
-    axis = normal_dim("cat", dim, parts[0].ndim)
+    along = normal_dim("cat", dim, parts[0].ndim)
     dtype = common_dtype(tuple(tensors))
-    return run("cat", *[cast(x, dtype) for x in parts], dim=axis)
+    return run("cat", *[cast(x, dtype) for x in parts], dim=along)
 
 
 concat = cat
@@ -333,17 +380,43 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 def vstack(tensors: Sequence[Tensor]) -> Tensor:
     """Rows on top of each other."""
-    return cat([x if x.ndim > 1 else reshape(x, 1, -1) for x in tensors], 0)
+    return cat([atleast_2d(x) for x in tensors], 0)
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
     """Columns side by side."""
-    return cat(tensors, 0 if tensors[0].ndim == 1 else 1)
+    parts = [atleast_1d(x) for x in tensors]
+    return cat(parts, 0 if parts[0].ndim == 1 else 1)
 
 
 def atleast_1d(input: Tensor) -> Tensor:
     """A 0-d tensor as one of one element."""
     return input if input.ndim else reshape(input, 1)
+
+
+def atleast_2d(input: Tensor) -> Tensor:
+    """Dims of size 1 put in front until there are two."""
+    return input if input.ndim > 1 else reshape(input, 1, -1)
+
+
+def broadcast_shapes(*shapes: Sequence[int]) -> Size:
+    """The shape that all broadcast to."""
+    return Size(broadcast_shape("broadcast_shapes", *[tuple(s) for s in shapes]))
+
+
+@method()
+def tensor_split(
+    input: Tensor, indices_or_sections: int | Sequence[int], dim: int = 0
+) -> tuple[Tensor, ...]:
+    """Views of so many nearly equal pieces (the first ones larger), or cut at the indices."""
+    axis = normal_dim("tensor_split", dim, input.ndim)
+    size = input.shape[axis]
+    if isinstance(indices_or_sections, int):
+        base, larger = divmod(size, indices_or_sections)
+        return split(input, [base + (i < larger) for i in range(indices_or_sections)], axis)
+    cuts = [slice(None, c).indices(size)[1] for c in indices_or_sections]
+    edges = [0, *cuts, size]
+    return split(input, [max(b - a, 0) for a, b in pairwise(edges)], axis)
 
 
 @method("tile")
@@ -367,18 +440,6 @@ def _repeat(self: Tensor, *sizes: Any) -> Tensor:
     if len(counts) < self.ndim:
         raise ShapeError(f"repeat: {counts} has fewer dims than the tensor ({self.ndim})")
     return tile(self, counts)
-
-
-@method()
-def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
-    """Each element repeated `repeats` times in place."""
-    if dim is None:
-        return repeat_interleave(ravel(input), repeats, 0)
-    axis = normal_dim("repeat_interleave", dim, input.ndim)
-    own = input._ref.type.shape
-    x = run("reshape", input, shape=(*own[: axis + 1], 1, *own[axis + 1 :]))
-    x = expand_to(x, (*own[: axis + 1], repeats, *own[axis + 1 :]))
-    return run("reshape", x, shape=(*own[:axis], own[axis] * repeats, *own[axis + 1 :]))
 
 
 def meshgrid(*tensors: Tensor, indexing: str = "ij") -> tuple[Tensor, ...]:
@@ -419,6 +480,32 @@ def tril(input: Tensor, diagonal: int = 0) -> Tensor:
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of the last two dims, zeros below it."""
     return _triangle(input, diagonal, False)
+
+
+@method()
+def diag(input: Tensor, diagonal: int = 0) -> Tensor:
+    """The diagonal of a matrix, or the matrix with a given diagonal."""
+    if input.ndim == 2:
+        return input.diagonal(diagonal)
+    if input.ndim != 1:
+        raise ShapeError(f"diag: needs 1 or 2 dims, got {input.ndim}")
+    count = input.shape[0]
+    size = count + abs(diagonal)
+    rows, columns = _iota((size, size), 0), _iota((size, size), 1)
+    # Element i stands in column i (+ the offset to the right), so rows repeat the vector.
+    before = (max(diagonal, 0), size - count - max(diagonal, 0))
+    zeros = [run("full", shape=(n,), dtype=input.dtype, value=0) for n in before]
+    wide = expand_to(reshape(cat([zeros[0], input, zeros[1]]), 1, size), (size, size))
+    return where(columns - rows == diagonal, wide, False if input.dtype.name == "bool" else 0)
+
+
+@method()
+def trace(input: Tensor) -> Tensor:
+    """The sum of a matrix' diagonal."""
+    if input.ndim != 2:
+        raise ShapeError(f"trace: needs 2 dims, got {input.ndim}")
+    refuse_bool("trace", input)
+    return input.diagonal().sum()
 
 
 @method()

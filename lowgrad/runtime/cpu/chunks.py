@@ -46,7 +46,7 @@ def chunking(body: Graph) -> Chunks | None:
         if not _place(node, chunks):
             return None
     moved = [v.type for v in chunks.chunked]
-    if sum(t.nbytes for t in moved) < WORTH_BYTES:
+    if sum(t.nbytes for t in moved) < max(WORTH_BYTES, 1):
         return None
     row_bytes = max(math.prod(t.shape[1:]) * t.dtype.wide.itemsize for t in moved)
     chunks.rows = max(1, min(CHUNK_BYTES // row_bytes, size))

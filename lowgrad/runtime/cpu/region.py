@@ -228,11 +228,14 @@ class Writer:
                 found.add(node.output)
         return found
 
-    def _result(self, value: Value, reusable: Sequence[Value] = ()) -> str:
-        """Where to write `value`: its output array, an operand's slot that dies here, or a new one."""
+    def _result(
+        self, value: Value, reusable: Sequence[Value] = (), kept: Sequence[Value] = ()
+    ) -> str:
+        """Where to write `value`: its output array, the slot of a `reusable` operand that dies here,
+        or a new slot. `kept` are operands that are read after the first write."""
         chunked = self._is_chunked(value)
         targets = self.targets.get(value, [])
-        if targets and not value.type.dtype.is_low_precision and self._may_write(value):
+        if targets and not value.type.dtype.is_low_precision and self._may_write(value, kept):
             return self._target(targets, chunked)
         slot = self._dying(value, reusable, chunked)
         if slot is None:
@@ -268,18 +271,16 @@ class Writer:
                 return self._slot_of.pop(root)
         return None
 
-    def _may_write(self, value: Value) -> bool:
+    def _may_write(self, value: Value, kept: Sequence[Value]) -> bool:
         """Whether nobody reads the old state after `value` was written where that is."""
         old = self._over.get(value)
         if old is None:
             return True
+        if any(self._origin(v) is old for v in kept):
+            return False
         nodes = self.body.nodes
         at = nodes.index(self._maker[value])
-        return not any(
-            self._root.get(v, v) is old or self._origin(v) is old
-            for node in nodes[at + 1 :]
-            for v in node.inputs
-        )
+        return not any(self._origin(v) is old for node in nodes[at + 1 :] for v in node.inputs)
 
     def _origin(self, value: Value) -> Value:
         while value in self._maker and self._maker[value].op.name in FREE:
@@ -381,7 +382,8 @@ class Writer:
         if not block.lets:  # the op is the identity here
             self._made(value, self._result(value), "copyto({1}, {0}, 'unsafe')", result.name)
             return
-        out = self._result(value, self._reusable(node, block))
+        reusable = self._reusable(node, block)
+        out = self._result(value, reusable, [v for v in node.inputs if v not in reusable])
         names: dict[str, str] = {}
         temporaries: list[Slot] = []
         for let in block.lets:
@@ -477,4 +479,3 @@ def _literal(value: Any) -> str:
 
 def _is_literal(name: str) -> bool:
     return name[0] in "-0123456789" or name in ("True", "False", "nan", "inf")
-

@@ -20,6 +20,9 @@ def scratch_bytes(node: Node, over: dict[int, int]) -> int:
         return 0
     names = list(dict.fromkeys(node.inputs))
     code = code_of(
-        node, [f"x{i}" for i in range(len(names))], [f"y{i}" for i in range(len(node.outputs))], over
+        node,
+        [f"x{i}" for i in range(len(names))],
+        [f"y{i}" for i in range(len(node.outputs))],
+        over,
     )
     return code.scratch_bytes * (THREADS if code.chunks else 1)

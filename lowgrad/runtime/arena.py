@@ -113,7 +113,7 @@ def _gap(lows: Ints, highs: Ints, size: int) -> int:
 
 
 def check(spans: Sequence[Span], placement: Placement, *, alignment: int = ALIGNMENT) -> None:
-    """Raise VerifyError if two spans that live at the same time share a byte, or one lies outside."""
+    """Raise VerifyError if two spans that live at once share a byte, or one lies outside."""
     order = sorted(range(len(spans)), key=lambda i: spans[i].first)
     live: list[int] = []
     for index in order:

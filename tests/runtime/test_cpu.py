@@ -35,7 +35,7 @@ def owned(arrays):
 
 def same(got, expected, exact: bool = False) -> None:
     for a, b in zip(got, expected, strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
         if exact:
             assert a.tobytes() == b.tobytes()
         else:
@@ -50,6 +50,7 @@ def tiny_chunks(request, monkeypatch):
     if request.param:
         monkeypatch.setattr(chunks, "WORTH_BYTES", 0)
         monkeypatch.setattr(chunks, "CHUNK_BYTES", 24)
+        monkeypatch.setattr(chunks, "PARALLEL_BYTES", 64)
     return request.param
 
 

@@ -1,4 +1,4 @@
-"""Which part of a body can be done for one chunk of rows at a time, and how large the chunks are."""
+"""Which part of a body can be done a chunk of rows at a time, and how large the chunks are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from lowgrad.ir.graph import Graph, Node, Value
 CHUNK_BYTES = 1 << 17
 # Below this many bytes of temporaries everything is in cache anyway, and a loop only costs calls.
 WORTH_BYTES = 1 << 20
+# From this many bytes on, handing half of the chunks to another thread pays.
+PARALLEL_BYTES = 1 << 23
+THREADS = 2  # chunks in flight at most; results do not depend on it
 FREE = frozenset(("reshape", "permute", "expand", "slice", "flip"))
 
 
@@ -24,6 +27,7 @@ class Chunks:
 
     size: int
     rows: int = 1
+    threads: int = 1
     loop: set[Node] = field(default_factory=set)
     partial: set[Node] = field(default_factory=set)
     after: set[Node] = field(default_factory=set)
@@ -46,8 +50,10 @@ def chunking(body: Graph) -> Chunks | None:
         if not _place(node, chunks):
             return None
     moved = [v.type for v in chunks.chunked]
-    if sum(t.nbytes for t in moved) < max(WORTH_BYTES, 1):
+    nbytes = sum(t.nbytes for t in moved)
+    if nbytes < max(WORTH_BYTES, 1):
         return None
+    chunks.threads = THREADS if nbytes >= PARALLEL_BYTES else 1
     row_bytes = max(math.prod(t.shape[1:]) * t.dtype.wide.itemsize for t in moved)
     chunks.rows = max(1, min(CHUNK_BYTES // row_bytes, size))
     return chunks if chunks.count > 1 else None

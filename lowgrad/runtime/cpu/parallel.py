@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lowgrad import config
-from lowgrad.runtime.cpu.scratch import THREADS
+from lowgrad.runtime.cpu.chunks import THREADS
 
 Chunk = Callable[[int, int, int, Any], None]
 
@@ -30,7 +30,11 @@ def _pool() -> ThreadPoolExecutor:
 
 def run_chunks(chunk: Chunk, size: int, rows: int, slots: Sequence[Any]) -> None:
     """chunk(lo, hi, k, slots) for each k-th piece of `rows` rows; each thread has its own slots."""
-    count = threads()
+    count = min(threads(), len(slots))
+    if count == 1:
+        for k in range(-(-size // rows)):
+            chunk(k * rows, min((k + 1) * rows, size), k, slots[0])
+        return
 
     def worker(index: int) -> None:
         with np.errstate(all="ignore"):  # a thread has an error state of its own

@@ -15,7 +15,7 @@ from lowgrad.runtime.cpu import functions
 from lowgrad.runtime.cpu.erf import erf
 from lowgrad.runtime.cpu.parallel import run_chunks
 from lowgrad.runtime.cpu.region import Code, Slot
-from lowgrad.runtime.cpu.scratch import THREADS, code_of
+from lowgrad.runtime.cpu.scratch import code_of
 from lowgrad.runtime.memory import FREE_VIEWS, Plan, over_of
 
 ALIGNMENT = 64
@@ -144,9 +144,10 @@ class _Builder:
     def _loop(self, code: Code, scratch: int, tag: str) -> None:
         assert code.chunks is not None, "a loop has chunks"
         own = [s for s in code.slots if s.is_chunk]
+        base = scratch + code.whole_bytes
         self.globals[f"slots{tag}"] = [
-            tuple(self._slot(s, scratch + thread * code.scratch_bytes) for s in own)
-            for thread in range(THREADS)
+            tuple(self._slot(s, base + thread * code.chunk_bytes) for s in own)
+            for thread in range(code.chunks.threads)
         ]
         self.lines.append(f"def chunk{tag}(lo, hi, k, slots):")
         inner = ["n = hi - lo"]
@@ -157,7 +158,7 @@ class _Builder:
         self.lines.append(f"run_chunks(chunk{tag}, {size}, {rows}, slots{tag})")
 
     def _finish(self) -> None:
-        """Copy out: results are the caller's, state that could not be written in place goes home."""
+        """Copy out results, which are the caller's, and state that was not written in place."""
         graph, plan = self.graph, self.plan
         results: list[str] = []
         late: list[str] = []

@@ -45,7 +45,10 @@ class Slot:
 
 @dataclass
 class Code:
-    """The lines of one node. `constants` are bound by name; `scratch_bytes` is for one thread."""
+    """The lines of one node. `constants` are bound by name.
+
+    whole_bytes: temporaries outside the loop; chunk_bytes: behind them, of a chunk in flight.
+    """
 
     before: list[str] = field(default_factory=list)
     loop: list[str] = field(default_factory=list)
@@ -53,7 +56,13 @@ class Code:
     slots: list[Slot] = field(default_factory=list)
     constants: dict[str, Any] = field(default_factory=dict)
     chunks: Chunks | None = None
-    scratch_bytes: int = 0
+    whole_bytes: int = 0
+    chunk_bytes: int = 0
+
+    @property
+    def scratch_bytes(self) -> int:
+        """All temporaries of the node."""
+        return self.whole_bytes + self.chunk_bytes * (self.chunks.threads if self.chunks else 0)
 
 
 def body_of(node: Node) -> Graph:
@@ -157,8 +166,11 @@ class Writer:
             return free.pop()
         rows = (self.chunks.rows, *shape[1:]) if chunked and self.chunks else shape
         nbytes = math.prod(rows) * dtype.itemsize
-        at = self.code.scratch_bytes
-        self.code.scratch_bytes = at + -(-nbytes // ALIGNMENT) * ALIGNMENT
+        at = self.code.chunk_bytes if chunked else self.code.whole_bytes
+        if chunked:
+            self.code.chunk_bytes = at + -(-nbytes // ALIGNMENT) * ALIGNMENT
+        else:
+            self.code.whole_bytes = at + -(-nbytes // ALIGNMENT) * ALIGNMENT
         slot = Slot(f"t{self.tag}_{len(self.code.slots)}", at, rows, dtype, chunked)
         slot.logical = shape
         self.code.slots.append(slot)
@@ -231,8 +243,10 @@ class Writer:
     def _result(
         self, value: Value, reusable: Sequence[Value] = (), kept: Sequence[Value] = ()
     ) -> str:
-        """Where to write `value`: its output array, the slot of a `reusable` operand that dies here,
-        or a new slot. `kept` are operands that are read after the first write."""
+        """Where to write `value`: its output array, a dying slot of `reusable`, or a new one.
+
+        kept: operands that are read after the first write.
+        """
         chunked = self._is_chunked(value)
         targets = self.targets.get(value, [])
         if targets and not value.type.dtype.is_low_precision and self._may_write(value, kept):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from lowgrad.ir.graph import Node
 from lowgrad.runtime.cpu.region import FREE, Code, Writer, body_of
 
-THREADS = 2  # chunks in flight; results do not depend on it
-
 
 def code_of(node: Node, inputs: list[str], outputs: list[str], over: dict[int, int]) -> Code:
     """The node's code, for arrays of these names."""
@@ -15,14 +13,10 @@ def code_of(node: Node, inputs: list[str], outputs: list[str], over: dict[int, i
 
 
 def scratch_bytes(node: Node, over: dict[int, int]) -> int:
-    """Bytes of temporaries of one node: one set for each chunk in flight."""
+    """Bytes of temporaries of one node."""
     if node.op.name in FREE:
         return 0
     names = list(dict.fromkeys(node.inputs))
-    code = code_of(
-        node,
-        [f"x{i}" for i in range(len(names))],
-        [f"y{i}" for i in range(len(node.outputs))],
-        over,
-    )
-    return code.scratch_bytes * (THREADS if code.chunks else 1)
+    xs = [f"x{i}" for i in range(len(names))]
+    ys = [f"y{i}" for i in range(len(node.outputs))]
+    return code_of(node, xs, ys, over).scratch_bytes

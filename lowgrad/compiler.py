@@ -109,7 +109,7 @@ class Compiled:
 
     def cross_compile(self, target: str | None = None) -> tuple[Any, ...]:
         """Each distinct kernel as a binary for `target` ("cuda:90", "hip:gfx942"), without a GPU."""
-        from lowgrad.codegen.run import cross_compile_kernels
+        from lowgrad.codegen.step import cross_compile_kernels
 
         chosen = target or self.options.target
         if chosen is None:
@@ -122,7 +122,7 @@ class Compiled:
         self.plan  # noqa: B018  (refuses a step that is over its budget, before anything runs)
         started = time.perf_counter()
         if self.options.device == "interpret":
-            from lowgrad.codegen.run import KernelExecutable
+            from lowgrad.codegen.step import KernelExecutable
 
             made: Runs = KernelExecutable(self.graph)
         else:

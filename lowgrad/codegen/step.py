@@ -1,0 +1,70 @@
+"""A whole step's kernels: run in order on the interpreter, or compiled for a target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lowgrad.codegen.kernel import Kernel
+from lowgrad.codegen.lower import is_free
+from lowgrad.codegen.run import launch_signature, run_node
+from lowgrad.ir.graph import Graph, Value
+
+if TYPE_CHECKING:
+    from lowgrad.codegen.triton.compile import Binary
+
+Array = npt.NDArray[Any]
+
+
+class KernelExecutable:
+    """Device "interpret": every generated kernel of the step, run and checked on the CPU."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """Outputs in order; inputs that an output takes over are updated in place and returned."""
+        graph = self.graph
+        values: dict[Value, Array] = dict(zip(graph.inputs, arrays, strict=True))
+        for node in graph.nodes:
+            operands = [values[v] for v in node.inputs]
+            if is_free(node):
+                values[node.output] = node.op.evaluate(*operands, **node.attrs)
+            else:
+                values.update(zip(node.outputs, run_node(node, operands), strict=True))
+        # All are copied before any state is overwritten: one may be another's old value.
+        results = [np.array(values[v]) for v in graph.outputs]
+        for output, position in graph.aliases.items():
+            arrays[position][...] = results[output]
+            results[output] = arrays[position]
+        return results
+
+
+def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:
+    """One kernel of each source and launch."""
+    return list({(k.source, k.num_warps, k.num_stages): k for k in kernels}.values())
+
+
+def cross_compile_kernels(kernels: Iterable[Kernel], target: str) -> tuple[Binary, ...]:
+    """A binary for each distinct kernel. `target`: "cuda:80", "cuda:90", "hip:gfx942", ..."""
+    from lowgrad.codegen.triton.compile import Job, cross_compile_many
+
+    jobs = []
+    for kernel in distinct(kernels):
+        signature, constants, divisible = launch_signature(kernel)
+        jobs.append(
+            Job(
+                kernel.source,
+                kernel.name,
+                signature,
+                constants,
+                divisible,
+                target,
+                num_warps=kernel.num_warps,
+                num_stages=kernel.num_stages,
+            )
+        )
+    return tuple(cross_compile_many(jobs))

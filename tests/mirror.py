@@ -94,7 +94,7 @@ def assert_mirrored(code: str, scale: float = 1.0, **data: Any) -> None:
     try:
         want = evaluate(torch, code, {k: theirs(*_typed(v)) for k, v in data.items()})
     except REFUSALS as error:
-        with pytest.raises((lowgrad.LowgradError, TypeError)):
+        with pytest.raises((lowgrad.LowgradError, TypeError)):  # noqa: PT012
             got = evaluate(lowgrad, code, {k: ours(*_typed(v)) for k, v in data.items()})
             raise AssertionError(f"PyTorch refuses ({error}), lowgrad gives {got}") from None
     else:

@@ -17,7 +17,8 @@ from lowgrad.promotion import dtype_of_scalar, get_default_dtype
 from lowgrad.tensor import Tensor, device, from_array, method, run
 
 __all__ = ["arange", "as_tensor", "asarray", "empty", "empty_like", "eye", "from_numpy", "full"]
-__all__ += ["full_like", "is_tensor", "linspace", "ones", "ones_like", "scalar_tensor", "tensor"]
+__all__ += ["full_like", "is_tensor", "linspace", "logspace", "ones", "ones_like"]
+__all__ += ["scalar_tensor", "tensor"]
 __all__ += ["zeros", "zeros_like"]
 
 _MOST_LITERAL = 4096  # elements that a recorded step may hold as a literal in its IR
@@ -58,17 +59,33 @@ def _check_device(name: Any) -> None:
 def _owned(data: Any, dtype: DType | None) -> Array:
     """A fresh, contiguous array of a lowgrad dtype."""
     if _holds_tensors(data):
+        if dtype is None and isinstance(data[0], Tensor):
+            dtype = data[0].dtype
         data = [x.tolist() if isinstance(x, Tensor) else x for x in data]
     try:
         array = np.array(data, order="C")
     except ValueError as error:
         raise ShapeError(f"tensor: the rows differ in length: {error}") from None
+    if array.dtype.kind in "OUSMm":
+        raise DTypeError(f"tensor: cannot make a tensor of {type(data).__name__} objects")
     if dtype is None:
         dtype = _natural_dtype(array, data)
-    if array.dtype == object:
-        raise DTypeError(f"tensor: cannot make a tensor of {type(data).__name__} objects")
+    if not isinstance(data, np.ndarray):
+        _check_fits("tensor", array, dtype)
     with np.errstate(all="ignore"):
         return array.astype(dtype.numpy, copy=False)
+
+
+def _check_fits(name: str, array: Array, dtype: DType) -> None:
+    """Raise if an integer does not fit: wrapping is for arithmetic, not for what was written."""
+    if array.dtype.kind not in "iu" or not dtype.is_integer or not array.size:
+        return
+    limits = np.iinfo(dtype.numpy)
+    for value in (int(array.min()), int(array.max())):
+        if not limits.min <= value <= limits.max:
+            raise DTypeError(
+                f"{name}: {value} does not fit {dtype!r} ({limits.min} to {limits.max})"
+            )
 
 
 def _holds_tensors(data: Any) -> bool:
@@ -149,6 +166,7 @@ def full(
 def _filled(shape: Shape, value: bool | int | float, dtype: DType) -> Tensor:
     if any(s < 0 for s in shape):
         raise ShapeError(f"sizes must not be negative, got {shape}")
+    _check_fits("full", np.asarray(value), dtype)
     if dispatch.is_recording():
         return full_of(shape, dtype, value)
     return from_array(np.full(shape, value, dtype=dtype.numpy))
@@ -156,10 +174,15 @@ def _filled(shape: Shape, value: bool | int | float, dtype: DType) -> Tensor:
 
 def _maker(name: str, value: int) -> Any:
     def make(
-        *size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False
+        *sizes: Any,
+        size: Any = None,
+        dtype: DType | None = None,
+        device: Any = None,
+        requires_grad: bool = False,
     ) -> Tensor:
         _check_device(device)
-        made = _filled(shape_args(name, size), value, dtype or get_default_dtype())
+        shape = shape_args(name, sizes if size is None else (size,))
+        made = _filled(shape, value, dtype or get_default_dtype())
         return made.requires_grad_() if requires_grad else made
 
     make.__name__ = name
@@ -207,6 +230,12 @@ def _new_zeros(self: Tensor, *size: Any, dtype: DType | None = None, **options: 
     return zeros(*size, dtype=dtype or self.dtype, **options)
 
 
+@method("new_empty")
+def _new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+    """Zeros with self's dtype: there is no uninitialised memory."""
+    return _new_zeros(self, *size, **options)
+
+
 @method("new_ones")
 def _new_ones(self: Tensor, *size: Any, dtype: DType | None = None, **options: Any) -> Tensor:
     """Ones with self's dtype."""
@@ -228,7 +257,7 @@ def _new_tensor(self: Tensor, data: Any, *, dtype: DType | None = None, **option
 
 
 def arange(
-    start: float,
+    start: float = 0,
     end: float | None = None,
     step: float = 1,
     *,
@@ -276,6 +305,14 @@ def linspace(
     step = (end - start) / (steps - 1) if steps > 1 else 0.0
     made = _counted(steps, start, step, dtype or get_default_dtype())
     return made.requires_grad_() if requires_grad else made
+
+
+def logspace(
+    start: float, end: float, steps: int, base: float = 10.0, *, dtype: DType | None = None
+) -> Tensor:
+    """`base` to the powers of `steps` numbers from start to end, evenly spaced."""
+    powers = linspace(start, end, steps, dtype=float64)
+    return (base**powers).to(dtype or get_default_dtype())
 
 
 def eye(n: int, m: int | None = None, *, dtype: DType | None = None, **options: Any) -> Tensor:

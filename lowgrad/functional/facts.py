@@ -8,11 +8,13 @@ import ml_dtypes
 import numpy as np
 
 from lowgrad.functional import pointwise
+from lowgrad.functional.common import Operand, common_dtype
 from lowgrad.ir.types import DType
-from lowgrad.promotion import get_default_dtype
+from lowgrad.promotion import can_cast, get_default_dtype
 from lowgrad.tensor import Tensor, method
 
-__all__ = ["allclose", "equal", "finfo", "iinfo", "is_floating_point", "numel"]
+__all__ = ["allclose", "can_cast", "equal", "finfo", "iinfo", "is_floating_point", "numel"]
+__all__ += ["result_type"]
 
 
 def numel(input: Tensor) -> int:
@@ -23,6 +25,11 @@ def numel(input: Tensor) -> int:
 def is_floating_point(input: Tensor) -> bool:
     """Whether the elements are floats."""
     return input.is_floating_point()
+
+
+def result_type(tensor1: Operand, tensor2: Operand) -> DType:
+    """The dtype of an operation on the two."""
+    return common_dtype((tensor1, tensor2))
 
 
 class finfo:  # noqa: N801  (PyTorch's name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lowgrad.errors import ArgumentError
 from lowgrad.functional.common import normal_dim
 from lowgrad.functional.indexing import take_along_dim
+from lowgrad.functional.pointwise import where
 from lowgrad.functional.reduction import Extreme
 from lowgrad.functional.shape import select, slice_dim
 from lowgrad.tensor import Tensor, method, run
@@ -71,5 +72,19 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
     """The lower median of all elements, or (value, index) along `dim`."""
     if dim is None:
         flat = input.reshape(-1)
-        return kthvalue(flat, (flat.numel() + 1) // 2, 0).values
-    return kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
+        return _middle(flat, 0, False).values
+    return _middle(input, dim, keepdim)
+
+
+def _middle(x: Tensor, dim: int, keepdim: bool) -> Extreme:
+    if x.ndim == 0:
+        return sort(x)
+    size = x.shape[normal_dim("median", dim, x.ndim)]
+    middle = kthvalue(x, (size + 1) // 2, dim, keepdim)
+    if not x.dtype.is_floating_point:
+        return middle
+    last = kthvalue(x, size, dim, keepdim)  # NaN, if there is one: it is the largest
+    missing = last.values != last.values
+    return Extreme(
+        where(missing, last.values, middle.values), where(missing, last.indices, middle.indices)
+    )

@@ -128,13 +128,13 @@ def assert_gradients_mirrored(code: str, twice: bool = False, **data: Any) -> No
 def _gradients(library: Any, make: Any, out: Any, leaves: list[Any], twice: bool) -> list[Any]:
     outputs = list(out) if isinstance(out, (tuple, list)) else [out]
     if not all(hasattr(x, "backward") for x in outputs):
-        return []  # numbers
+        outputs = []  # numbers
     rng = np.random.default_rng(5)
     seeds = [make(rng.normal(size=tuple(x.shape)), "float64") for x in outputs]
     seeds = [s for s, x in zip(seeds, outputs, strict=True) if x.requires_grad]
     outputs = [x for x in outputs if x.requires_grad]
-    if not outputs:
-        return []
+    if not outputs:  # constant in the leaves, whether or not a library says so
+        return [x.detach() * 0 for x in leaves]
     return list(
         library.autograd.grad(
             outputs, leaves, seeds, create_graph=twice, allow_unused=True, materialize_grads=True

@@ -68,6 +68,10 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
 
 def _filled(self: Tensor, value: Any) -> Tensor:
     if isinstance(value, Tensor):
+        if value.ndim:
+            raise ShapeError(
+                f"fill_: takes a number or a 0-d tensor, got {tuple(value.shape)}", fix="x.copy_(y)"
+            )
         return expand_to(cast(value, self.dtype), self._ref.type.shape)
     return full_of(self._ref.type.shape, self.dtype, value)
 
@@ -76,7 +80,9 @@ def _zeroed(self: Tensor) -> Tensor:
     return full_of(self._ref.type.shape, self.dtype, 0)
 
 
-def _copied(self: Tensor, src: Tensor, non_blocking: bool = False) -> Tensor:
+def _copied(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    if not isinstance(src, Tensor):
+        return _filled(self, src)
     own, given = self._ref.type.shape, src._ref.type.shape
     if len(given) > len(own):
         raise ShapeError(f"copy_: {given} does not fit {own}")

@@ -11,7 +11,8 @@ from lowgrad.nn.functional.losses import reduced
 from lowgrad.tensor import Tensor
 
 LEAST_LOG = -100.0  # PyTorch's floor, so that a wrong certainty costs 100 and not infinity
-LEAST_VARIANCE = 1e-12  # PyTorch's floor for x (1 - x) in the derivative
+# PyTorch's floor for x (1 - x) in the derivative: float32's 1e-12, whatever the dtype.
+LEAST_VARIANCE = 9.999999960041972e-13
 
 
 def binary_cross_entropy(

@@ -142,7 +142,10 @@ def _seed(what: str, root: Tensor, gradient: Tensor | None) -> Ref:
             raise ShapeError(
                 f"{what}: the gradient is {tuple(gradient.shape)}, the tensor {tuple(root.shape)}"
             )
-        return gradient._ref
+        ref, dtype = gradient._ref, root._ref.type.dtype
+        if ref.type.dtype is dtype:
+            return ref
+        return dispatch.apply(REGISTRY["cast"], (ref,), {"dtype": dtype})[0]
     if root.numel() != 1:
         raise AutogradError(
             f"{what}: the tensor has {root.numel()} elements; "

@@ -94,11 +94,16 @@ def broadcast_shape(name: str, *shapes: Shape) -> Shape:
                 raise ShapeError(
                     f"{name}: cannot broadcast: axis {axis} is {have} on the left, "
                     f"{size} on the right (neither is 1)",
-                    operands=[f"{s}" for s in shapes],
+                    operands=_labelled(shapes),
                 )
             if size != 1:
                 result[axis] = size
     return tuple(result)
+
+
+def _labelled(shapes: tuple[Shape, ...]) -> list[str]:
+    names = ("left ", "right") if len(shapes) == 2 else tuple(map(str, range(len(shapes))))
+    return [f"{name}  {tuple(shape)}" for name, shape in zip(names, shapes, strict=True)]
 
 
 def constant(x: Tensor) -> Tensor:

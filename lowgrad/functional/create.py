@@ -64,8 +64,8 @@ def _owned(data: Any, dtype: DType | None) -> Array:
         data = [x.tolist() if isinstance(x, Tensor) else x for x in data]
     try:
         array = np.array(data, order="C")
-    except ValueError as error:
-        raise ShapeError(f"tensor: the rows differ in length: {error}") from None
+    except ValueError:
+        raise ShapeError("tensor: the rows differ in length") from None
     if array.dtype.kind in "OUSMm":
         raise DTypeError(f"tensor: cannot make a tensor of {type(data).__name__} objects")
     if dtype is None:

@@ -10,7 +10,8 @@ from lowgrad.functional.common import broadcast_shape, expand_to, squeezed
 from lowgrad.functional.pointwise import mul
 from lowgrad.functional.reduction import sum as sum_over
 from lowgrad.functional.shape import permute
-from lowgrad.ir.types import Shape
+from lowgrad.ir.types import Shape, TensorType
+from lowgrad.promotion import promote_types
 from lowgrad.tensor import Tensor, method, run
 
 __all__ = ["addmm", "baddbmm", "bmm", "dot", "einsum", "inner", "matmul", "mm", "mv", "outer"]
@@ -42,19 +43,28 @@ method("__rmatmul__")(lambda self, other: matmul(other, self))
 def _check(x: Tensor, y: Tensor) -> None:
     a, b = x._ref.type, y._ref.type
     if not a.shape or not b.shape:
-        raise ShapeError("matmul: both operands need at least one dim", operands=[f"{a} @ {b}"])
+        raise ShapeError("matmul: both operands need at least one dim", operands=_operands(a, b))
     if a.dtype is not b.dtype:
+        wider = promote_types(a.dtype, b.dtype)
+        fix = f"x @ y.to(lowgrad.{wider.name})" if wider is a.dtype else None
         raise DTypeError(
             f"matmul: {a.dtype.name} @ {b.dtype.name}; matmul does not mix dtypes",
-            fix=f"x.to(lowgrad.{b.dtype.name}) @ y",
+            operands=_operands(a, b),
+            fix=fix or f"x.to(lowgrad.{wider.name}) @ y",
         )
     inner = b.shape[-2] if len(b.shape) > 1 else b.shape[0]
     if a.shape[-1] != inner:
         turned = len(b.shape) > 1 and a.shape[-1] == b.shape[-1]
         raise ShapeError(
-            f"matmul: inner sizes differ: {a} @ {b} ({a.shape[-1]} and {inner})",
+            f"matmul: inner sizes differ: left axis {len(a.shape) - 1} is {a.shape[-1]}, "
+            f"right axis {max(len(b.shape) - 2, 0)} is {inner}",
+            operands=_operands(a, b),
             fix="transpose the right operand: x @ y.mT" if turned else None,
         )
+
+
+def _operands(a: TensorType, b: TensorType) -> list[str]:
+    return [f"left   {a.dtype.name} {a.shape}", f"right  {b.dtype.name} {b.shape}"]
 
 
 def _batched(x: Tensor, y: Tensor) -> Tensor:

@@ -128,6 +128,30 @@ def test_gradients_of_writing(index):
     assert_gradients_mirrored(code, x=values((2, 3, 4)), y=values((2, 3, 4), seed=1))
 
 
+FOUR_DIMS = [
+    ":, [0, 1], :, [0, 2]",
+    ":, [0, 1], [0, 2]",
+    ":, [0, 1], None, [0, 2]",
+    "0, [0, 1], :, [0, 2]",
+    "..., [0, 1], [0, 2]",
+    ":, 0, :, [0, 2]",
+    "[0, 1], :, :, [0, 2]",
+    ":, :, [[0], [1]], [0, 2]",
+    ":, x[0, :, 0, 0] > 0, :, 0",
+    "1:, [0, 1], ..., None, [0, 2]",
+    ":, [0, 1], 0, [0, 2]",
+]
+
+
+@pytest.mark.parametrize("index", FOUR_DIMS)
+def test_indices_apart_put_their_dims_first(index):
+    x, y = values((2, 2, 3, 4)), values((2, 2, 3, 4), seed=1)
+    assert_mirrored(f"x[{index}]", x=x)
+    value = "1" if "x" in index else f"y[{index}]"
+    assert_mirrored(f"x[{index}] = {value}\nout = x", x=x, y=y)
+    assert_gradients_mirrored(f"x[{index}] * 2", x=x)
+
+
 THROUGH_VIEWS = [
     "x[0][1] = 5",
     "x[1:][0, :2] = y[0, :2]",

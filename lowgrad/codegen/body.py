@@ -139,7 +139,9 @@ class Body(Block):
         assert isinstance(tile, Tile)
         return tile
 
-    def fill(self, value: Literal, dtype: DType, shape: tuple[str, ...] = (), name: str = "") -> Tile:
+    def fill(
+        self, value: Literal, dtype: DType, shape: tuple[str, ...] = (), name: str = ""
+    ) -> Tile:
         """A tile of one number; never shared, since loops update their accumulators."""
         target = self.fresh(name or "value")
         lanes = self.lanes_with(shape)
@@ -230,9 +232,7 @@ class Body(Block):
         lanes = self.lanes_of(expr)
         return self._named(wish, expr.bounds[1] + 1, lambda name: Assign(name, expr), lanes)
 
-    def _named(
-        self, wish: str, size: int, make: Any, lanes: frozenset[str] = frozenset()
-    ) -> Index:
+    def _named(self, wish: str, size: int, make: Any, lanes: frozenset[str] = frozenset()) -> Index:
         found = symbol(wish, size)
         if found.is_constant:
             return found
@@ -258,7 +258,8 @@ class Body(Block):
         """
         total = total or -(-size // block) * block
         name = self.fresh(wish)
-        self.note(start + total)
+        self.note(start)
+        self._magnitude = max(self._magnitude, total)
         self.add(Lanes(name, start, constant, view), frozenset((name,)))
         tail = ""
         if total > size:

@@ -162,7 +162,9 @@ class _Contraction:
     def _inner(self, start: Index, wish: str, axis: int) -> Index:
         view = "[:, None]" if axis == 0 else "[None, :]"
         size = self.sizes.k
-        return self.body.add_lanes(wish, size, start, "BLOCK_K", self.tile.k, axis, view, f"{wish}_mask")
+        return self.body.add_lanes(
+            wish, size, start, "BLOCK_K", self.tile.k, axis, view, f"{wish}_mask"
+        )
 
     def _operand(self, value: Value, at: At, lanes: str) -> Tile:
         """A tile of an operand, 0 past the end of the inner axis."""

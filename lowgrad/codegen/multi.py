@@ -47,7 +47,7 @@ def _part(
         return
     test = body.test((Bound(pid, first or None, first + count),), name="is_mine")
     with body.when(test):
-        lanes_and_stores(body, reader, outputs, block, pid - first)
+        lanes_and_stores(body, reader, outputs, block, body.assign("block", pid - first))
 
 
 def _parts(region: Region) -> list[Outputs]:

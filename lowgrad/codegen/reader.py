@@ -55,7 +55,9 @@ class Reader:
     given: dict[Value, Callable[[At], Pulled]] = field(default_factory=dict)
     other: Literal | None = None
 
-    def value(self, value: Value, at: At, guards: tuple[str, ...] = (), raw: bool = False) -> Pulled:
+    def value(
+        self, value: Value, at: At, guards: tuple[str, ...] = (), raw: bool = False
+    ) -> Pulled:
         """The tile of `value` at index `at`, or a number if it is the same everywhere."""
         # A stack of generators instead of recursion: regions may be thousands of nodes deep.
         stack = [self._steps(Request(value, at, guards, raw))]
@@ -238,9 +240,7 @@ class Reader:
                 test = self.body.test(tuple(_bound(*b) for b in needed))
                 guards = (*guards, test)
             places = tuple(as_index(i) for i in at)
-            pulled = yield request._replace(
-                value=node.inputs[source], at=places, guards=guards
-            )
+            pulled = yield request._replace(value=node.inputs[source], at=places, guards=guards)
             if not needed:
                 rest = pulled
                 break
@@ -257,9 +257,7 @@ class Reader:
         for test, pulled in reversed(choices):
             if not isinstance(rest, Tile) and not isinstance(pulled, Tile):
                 rest = self.as_tile(rest, dtype)
-            rest = self.body.let(
-                "where", Tile(self.body, test, bool_), pulled, rest, dtype=dtype
-            )
+            rest = self.body.let("where", Tile(self.body, test, bool_), pulled, rest, dtype=dtype)
         return rest
 
     def _gather(self, node: Node, request: Request) -> Steps:
@@ -302,6 +300,7 @@ class Reader:
         if offset := node.attrs["offset"]:
             counter = body.let("add", counter, offset, dtype=int64, name="counter")
         flat = flatten(request.at, node.attrs["shape"])
+        body.wish = "place"
         place = body.position(flat, int64) if flat.terms else self.as_tile(flat.constant, int64)
         self._name(node)
         if node.op.name == "random_bits":

@@ -79,7 +79,7 @@ class Region:
 
 
 # Names of constexprs: taken in every kernel, so that no value is called like one.
-CONSTANTS = ("BLOCK", "ROWS", "COLS", "BLOCK_M", "BLOCK_N", "BLOCK_K")
+CONSTANTS = ("BLOCK", "ROWS", "COLS", "SOURCES", "BLOCK_M", "BLOCK_N", "BLOCK_K")
 
 
 def region_of(node: Node) -> Region:

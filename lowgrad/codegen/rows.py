@@ -1,4 +1,4 @@
-"""The rows skeleton: reductions over the same dims, and what is computed from them element by element.
+"""The rows skeleton: reductions over the same dims, and pointwise work before and after them.
 
 The reduced space is seen as R rows of C columns: row r and column c are the numbers, in row-major
 order, of an element's kept and reduced dims. A program owns one row, or several short ones, holds
@@ -12,11 +12,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lowgrad.codegen.body import Body
 from lowgrad.codegen.kernel import Kernel, Param, Reduce, Statement
 from lowgrad.codegen.pointwise import pointwise_kernel
-from lowgrad.codegen.reader import At, Reader
+from lowgrad.codegen.reader import At, Pulled, Reader
 from lowgrad.codegen.region import Region, flat_place, places
 from lowgrad.codegen.tiling import Tiling, ceil_div, power_of_2, warps_for
 from lowgrad.errors import CompileError
@@ -96,16 +97,16 @@ def _trivial(region: Region, space: Space, tiling: Tiling) -> tuple[Kernel, ...]
 
     def with_results(reader: Reader) -> None:
         for node in space.reductions:
-            op, (x,) = node.op, node.inputs
-            if space.cols == 0:
-                number = op.identity(x.type.dtype)  # type: ignore[attr-defined]
-                reader.given[node.output] = lambda at, number=number: number
-            elif op.name in PLACES:
-                reader.given[node.output] = lambda at: 0
-            else:
-                reader.given[node.output] = lambda at, x=x: reader.value(x, at)
+            reader.given[node.output] = partial(_result_of_one, reader, node, space.cols)
 
     return pointwise_kernel(region, tiling, with_results)
+
+
+def _result_of_one(reader: Reader, node: Node, count: int, at: At) -> Pulled:
+    """The reduction of one element, or (count 0) of none."""
+    if count == 0:
+        return _identity(node)
+    return 0 if node.op.name in PLACES else reader.value(node.inputs[0], at)
 
 
 # --- Tiles -------------------------------------------------------------------------------------
@@ -333,7 +334,8 @@ class _Rows:
         for node in nodes:
             body.wish, body.loc = "", node.loc
             if node.op.name in PLACES:
-                result = self._place_of(node, *totals[node], ())
+                best, place = totals[node]
+                result = self._place_of(node, best, place, ())
             else:
                 result = self._reduce(node, totals[node][0], ())
             self._give(node, result)
@@ -390,7 +392,9 @@ class _Rows:
         results = []
         for value, param in outputs:
             place = flat_place(value, at, shape, found)
-            results.append((param, flatten(place, param.type.shape), self.reader.tile(value, place)))
+            results.append(
+                (param, flatten(place, param.type.shape), self.reader.tile(value, place))
+            )
         for param, flat, result in results:
             self.body.store(param.name, flat, result, self.body.masks_of(flat))
 
@@ -406,9 +410,7 @@ class _Rows:
     def _store_partials(self) -> None:
         for node, param in zip(self.space.reductions, self.partials, strict=True):
             at = self.row * self.tile.pieces + self.piece
-            result = self.reader.given[node.output](
-                unflatten(self.row, node.output.type.shape)
-            )
+            result = self.reader.given[node.output](unflatten(self.row, node.output.type.shape))
             self.body.store(param.name, at, result, self.body.masks_of(at))
 
 

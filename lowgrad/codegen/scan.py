@@ -50,7 +50,7 @@ class _Line:
         shape = self.x.type.shape
         self.size = shape[self.dim]
         self.others = tuple(n for d, n in enumerate(shape) if d != self.dim)
-        self.block = min(power_of_2(self.size), tiling.row)
+        self.block = min(power_of_2(self.size), tiling.scan)
         self.body = region.body()
         self.reader = region.reader(self.body)
 

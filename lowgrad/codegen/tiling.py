@@ -14,6 +14,7 @@ class Tiling:
     flat: lanes of a pointwise program.
     row: the longest row that is held at once; longer ones are looped over.
     tile: elements of a program that reduces several short rows, or columns.
+    scan: the longest piece of a line that is scanned at once.
     split: a reduction to few results takes two launches if each is of more elements than this.
     programs: as many programs as keep a GPU busy.
     m, n, k: the blocks of a contraction; 0 leaves the choice to the shape and dtype.
@@ -23,6 +24,7 @@ class Tiling:
     flat: int = 1024
     row: int = 16384
     tile: int = 2048
+    scan: int = 1024
     split: int = 16384
     programs: int = 264
     m: int = 0
@@ -45,10 +47,9 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def warps_for(elements: int) -> int:
-    """How many warps a program of so many elements gets: up to 16 elements a lane, then more."""
-    return min(max(power_of_2(elements // 512), 1), 16) if elements < 4096 else min(
-        power_of_2(elements // 1024), 16
-    )
+    """How many warps a program of so many elements gets: 16 elements a lane, then up to 32."""
+    few = power_of_2(elements // 512) if elements < 4096 else power_of_2(elements // 1024)
+    return min(max(few, 1), 16)
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,12 @@ def dot_tiling(m: int, n: int, k: int, dtype: DType, tiling: Tiling) -> DotTilin
     if dtype is not float32 and not dtype.is_low_precision:
         # Products and a sum, held at once: Triton's dot has f64 and integers on few targets only.
         return DotTiling(16, 16, min(power_of_2(k), 16), "multiply", 4, 1)
-    largest = 128 if dtype.is_low_precision else 64
+    # Odd sizes load element by element, and their addresses take the registers of larger blocks.
+    is_even = all(size % 16 == 0 for size in (m, n, k))
+    largest = (64 if is_even else 32) * (2 if dtype.is_low_precision else 1)
+    deepest = 64 if dtype.is_low_precision and is_even else 32 if is_even else 16
     block_m = tiling.m or min(max(power_of_2(m), 16), largest)
     block_n = tiling.n or min(max(power_of_2(n), 16), largest)
-    block_k = tiling.k or min(max(power_of_2(k), 16), 64 if dtype.is_low_precision else 32)
+    block_k = tiling.k or min(max(power_of_2(k), 16), deepest)
     num_warps = 8 if block_m * block_n >= 128 * 128 else 4
     return DotTiling(block_m, block_n, block_k, "dot", num_warps, 3)

@@ -170,7 +170,7 @@ def _sum(terms: Iterable[tuple[Atom, int]], constant: int) -> Index:
         constant += more
     kept = [(a, c) for a, c in coefficients.items() if c]
     # One order for equal sums, and the one that reads best: the largest stride first.
-    kept.sort(key=lambda term: (-abs(term[1]), _atom_text(term[0])))
+    kept.sort(key=lambda term: (-abs(term[1]), term[1] < 0, _atom_text(term[0])))
     return Index(tuple(kept), constant)
 
 
@@ -226,12 +226,12 @@ def _remainder(e: Index, d: int) -> Index:
 def _inner_remainders_dropped(e: Index, d: int) -> Iterable[tuple[Atom, int]]:
     """(x % a) % d = x % d if d divides a."""
     for atom, c in e.terms:
-        if isinstance(atom, Remainder) and (c * atom.by) % d == 0:
-            # Modulo d, so the constant may be left out where it is a multiple, else keep the atom.
-            if (atom.of.constant * c) % d == 0:
-                yield from ((a, k * c) for a, k in atom.of.terms)
-                continue
-        yield atom, c
+        # Modulo d a multiple of d is nothing; other constants would have to be kept apart.
+        is_free = isinstance(atom, Remainder) and (c * atom.by) % d == 0
+        if isinstance(atom, Remainder) and is_free and (atom.of.constant * c) % d == 0:
+            yield from ((a, k * c) for a, k in atom.of.terms)
+        else:
+            yield atom, c
 
 
 def _common_factor(e: Index, d: int) -> tuple[int, Index, Index] | None:

@@ -1,4 +1,4 @@
-"""Matrix products as kernels: all tails, transposes, batches, and what follows in the same kernel."""
+"""Matrix products as kernels: all tails, transposes, batches, and what follows in the kernel."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ from codegen.helpers import arrays_for, check, expanded, node_of, region, tensor
 from lowgrad.codegen.lower import lower
 from lowgrad.codegen.tiling import Tiling
 from lowgrad.ir.types import bfloat16, float16, float32, float64, int8, int32, int64, uint8
+
+pytestmark = pytest.mark.triton
 
 SMALL = Tiling(m=16, n=16, k=16)
 
@@ -121,7 +123,9 @@ def test_a_permuted_result_is_stored_permuted():
         heads = y.call("reshape", shape=(17, 2, 9)).call("permute", dims=(1, 0, 2))
         return heads * 2.0
 
-    check(region("matmul", f, a=tensor(17, 8), b=tensor(8, 18)), tiling=SMALL, terms=9, magnitude=64)
+    check(
+        region("matmul", f, a=tensor(17, 8), b=tensor(8, 18)), tiling=SMALL, terms=9, magnitude=64
+    )
 
 
 def test_an_operand_that_is_the_same_everywhere():

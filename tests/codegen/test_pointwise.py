@@ -1,6 +1,5 @@
 """Pointwise, view, create, random and gather ops as kernels: what `evaluate` says, at all tails."""
 
-import numpy as np
 import oracle
 import pytest
 from samples import SAMPLES
@@ -11,6 +10,8 @@ from lowgrad.codegen.tiling import Tiling
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.op import REGISTRY, evaluate, outputs_of
 from lowgrad.ir.types import bfloat16, float16, float32, float64
+
+pytestmark = pytest.mark.triton
 
 BLOCK = 8
 SMALL = Tiling(flat=BLOCK)

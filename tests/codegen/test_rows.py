@@ -12,6 +12,8 @@ from lowgrad.codegen.tiling import Tiling
 from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.types import bfloat16, bool_, float16, float32, float64, int8, int32, int64, uint8
 
+pytestmark = pytest.mark.triton
+
 TILINGS = {
     "at once": Tiling(row=64, tile=16),
     "several rows": Tiling(row=64, tile=32, programs=1),

@@ -11,7 +11,9 @@ from lowgrad.codegen.run import run_node
 from lowgrad.codegen.tiling import Tiling
 from lowgrad.ir.types import bfloat16, bool_, float16, float32, float64, int32, int64, uint8
 
-SMALL = Tiling(tile=32, row=8, flat=8)
+pytestmark = pytest.mark.triton
+
+SMALL = Tiling(tile=32, scan=8, flat=8)
 NAMES = ("index_add", "scatter_add", "scatter", "cumsum", "sort")
 ROWS = [pytest.param(n, s, id=f"{n} {s}") for n in NAMES for s in SAMPLES[n]]
 

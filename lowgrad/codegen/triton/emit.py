@@ -34,7 +34,13 @@ from lowgrad.ir.types import DType, bool_, float32, float64, int64
 
 COLUMNS = 100
 INDENT = "    "
-TYPE_NAMES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "b1": "int1"}
+TYPE_NAMES = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "b1": "int1",
+}
 OPERATORS = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "xor": "^",
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
@@ -112,7 +118,12 @@ class _Printer:
         elif isinstance(statement, Store):
             yield self._store(statement)
         elif isinstance(statement, Loop):
-            yield f"for {statement.name} in range(0, {statement.stop}, {statement.step}):"
+            steps = (
+                f"0, {statement.stop}, {statement.step}"
+                if statement.step != "1"
+                else statement.stop
+            )
+            yield f"for {statement.name} in range({steps}):"
         elif isinstance(statement, When):
             yield f"if {' & '.join(statement.tests)}:"
         elif isinstance(statement, Update):
@@ -319,9 +330,7 @@ def _wide_name(dtype: DType) -> str:
     return "float32" if dtype is float32 or dtype.is_low_precision else type_name(dtype)
 
 
-def _merged_target(
-    statement: Statement, following: Statement | None, uses: dict[str, int]
-) -> str:
+def _merged_target(statement: Statement, following: Statement | None, uses: dict[str, int]) -> str:
     """`total` where `add = total + x`, then `total = add`, are better as one line."""
     if not isinstance(statement, Let) or not isinstance(following, Update):
         return ""

@@ -1,0 +1,1 @@
+"""The demo: a classifier of handwritten digits, trained with a compiled step."""

@@ -218,9 +218,7 @@ def _sizes(equation: str, terms: list[str], tensors: list[Tensor]) -> dict[str, 
             if sizes.get(letter, 1) == 1:
                 sizes[letter] = size
             elif size not in (1, sizes[letter]):
-                raise ShapeError(
-                    f'einsum: "{equation}": {letter} is {sizes[letter]} and {size}'
-                )
+                raise ShapeError(f'einsum: "{equation}": {letter} is {sizes[letter]} and {size}')
     return sizes
 
 

@@ -238,9 +238,7 @@ def std_mean(input: Tensor, dim: Dims = None, *args: Any, **options: Any) -> tup
 
 
 @method()
-def norm(
-    input: Tensor, p: float | str = "fro", dim: Dims = None, keepdim: bool = False
-) -> Tensor:
+def norm(input: Tensor, p: float | str = "fro", dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The p-norm over `dim`: 2 ("fro"), 1, inf, -inf, 0 or any other number."""
     require_float("norm", input)
     order = 2.0 if p == "fro" else float(p)

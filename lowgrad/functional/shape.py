@@ -371,9 +371,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
         raise ArgumentError("stack: needs at least one tensor")
     for x in parts:
         if x.shape != parts[0].shape:
-            raise ShapeError(
-                f"stack: shapes differ: {tuple(parts[0].shape)} and {tuple(x.shape)}"
-            )
+            raise ShapeError(f"stack: shapes differ: {tuple(parts[0].shape)} and {tuple(x.shape)}")
     axis = normal_dim("stack", dim, parts[0].ndim + 1)
     return cat([unsqueeze(x, axis) for x in parts], axis)
 
@@ -524,4 +522,3 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
 def _contiguous(self: Tensor, memory_format: object = None) -> Tensor:
     """The tensor itself."""
     return self
-

@@ -14,9 +14,7 @@ __all__ = ["argsort", "kthvalue", "median", "msort", "sort", "topk"]
 
 
 @method()
-def sort(
-    input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False
-) -> Extreme:
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Extreme:
     """(values, indices) in order along `dim`; equal elements keep their order, NaN is largest."""
     if input.ndim == 0:
         values, indices = sort(input.reshape(1), 0, descending)
@@ -27,9 +25,7 @@ def sort(
 
 
 @method()
-def argsort(
-    input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False
-) -> Tensor:
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
     """The indices that sort `input` along `dim`."""
     return sort(input, dim, descending).indices
 

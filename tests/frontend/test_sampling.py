@@ -58,6 +58,7 @@ def test_normal():
     assert abs(x.var() - 1) < 4 * math.sqrt(2 / N)
     assert abs((x**3).mean()) < 4 * math.sqrt(15 / N)
     assert abs((np.abs(x) < 1).mean() - 0.682689) < 4 * math.sqrt(0.22 / N)
+    assert 1 < (np.abs(x) > 3.8).sum() < 45  # 14.5 expected: the tails are not cut
     assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 4 / math.sqrt(N)
 
 

@@ -218,15 +218,15 @@ class Walker:
         self._watch("names", globals_, names, tuple(globals_[n] for n in names))
         own = ("__code__", "__defaults__", "__kwdefaults__")
         self._watch("slots", function, own, tuple(getattr(function, n) for n in own))
-        for name in names:
+        for name in sorted(names, key=lambda n: _walks_itself(globals_[n])):
             self._global(globals_[name], name, function.__code__)
         self._closure(function, path)
         self._parts(((function.__defaults__, path), (function.__kwdefaults__, path)))
         self._mapping(function.__dict__, path)
 
     def _closure(self, function: types.FunctionType, path: str) -> None:
-        cells = function.__closure__ or ()
-        for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        for name, cell in sorted(cells, key=lambda c: _walks_itself(_cell_contents(c[1]))):
             contents = _cell_contents(cell)
             self._watch("cell", cell, (), (contents,))
             if contents is not _MISSING:
@@ -321,6 +321,11 @@ def named_arguments(
 
 def _key_text(key: Any) -> Any:
     return key if isinstance(key, (str, int, bool, float, bytes)) else repr(type(key))
+
+
+def _walks_itself(obj: Any) -> bool:
+    """Optimizers do: they come last, so that parameters have their model's names."""
+    return hasattr(type(obj), "_compile_signature")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -14,8 +14,9 @@ from strategies import arrays_for, graphs
 
 from lowgrad.errors import LowgradError, VerifyError
 from lowgrad.ir.build import Builder
-from lowgrad.ir.graph import Graph
+from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.interpret import interpret
+from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.types import TensorType, float32
 from lowgrad.passes.pipeline import run_pipeline
 from lowgrad.runtime.arena import Placement, Span, check
@@ -167,6 +168,28 @@ def test_swapped_state_is_swapped():
     np.testing.assert_array_equal(x, [4, 5, 6])
     np.testing.assert_array_equal(y, [1, 2, 3])
     np.testing.assert_array_equal(doubled, [8, 10, 12])
+
+
+def late_reader() -> Graph:
+    """A region that updates `old` row by row, and reads it again for what needs all rows."""
+    b = Builder()
+    x, old = (b.input(TensorType((6, 3), float32), n) for n in ("x", "old"))
+    centred = old + x.call("sum", dims=(0,)).call("expand", shape=(6, 3))
+    new = old * 2.0 + x
+    body = b.graph((centred.value, new.value), name="body")
+    inputs = tuple(Value(v.type, v.hint) for v in body.inputs)
+    outputs = tuple(Value(v.type) for v in body.outputs)
+    node = Node(REGISTRY["fused"], inputs, {"body": body, "kind": "rows"}, outputs)
+    return Graph(inputs, (node,), outputs, {1: 1})
+
+
+def test_state_is_not_overwritten_before_its_last_reader(tiny_chunks):
+    graph = late_reader()
+    arrays = arrays_for(graph, special=False)
+
+    got = build(graph, plan(graph))(owned(arrays))
+
+    same(got, interpret(graph, *arrays))
 
 
 def test_a_planned_overlap_changes_results():

@@ -101,7 +101,9 @@ class Writer:
     ) -> None:
         self.body = body
         self.tag = tag
-        self.chunks = chunking(body)
+        self._over = {body.outputs[o]: body.inputs[i] for o, i in over.items()}
+        self._maker = {v: n for n in body.nodes for v in n.outputs}
+        self.chunks = self._chunking()
         self.code = Code(chunks=self.chunks)
         self.names: dict[Value, str] = dict(zip(body.inputs, inputs, strict=True))
         # The leading size that an array really has: 1 where a value is broadcast to more.
@@ -110,8 +112,6 @@ class Writer:
         self.targets: dict[Value, list[str]] = {}
         for value, name in zip(body.outputs, outputs, strict=True):
             self.targets.setdefault(value, []).append(name)
-        self._over = {body.outputs[o]: body.inputs[i] for o, i in over.items()}
-        self._maker = {v: n for n in body.nodes for v in n.outputs}
         self._slot_of: dict[Value, Slot] = {}
         self._free: dict[Any, list[Slot]] = {}
         self._root: dict[Value, Value] = {}  # of views: the value whose bytes they are
@@ -134,6 +134,15 @@ class Writer:
         for lines, line in self._stores:
             lines.append(line)
         return self.code
+
+    def _chunking(self) -> Chunks | None:
+        """The loop of the body, unless old state that it overwrites is read after it."""
+        chunks = chunking(self.body)
+        if chunks is None:
+            return None
+        gone = {old for new, old in self._over.items() if new in chunks.chunked}
+        late = {self._origin(v) for node in chunks.after for v in node.inputs}
+        return chunks if gone.isdisjoint(late) else None
 
     def _enter(self, node: Node) -> None:
         chunks = self.chunks
@@ -236,7 +245,9 @@ class Writer:
         """Values that are left to NumPy's broadcasting, and views of them."""
         found: set[Value] = set()
         for node in self.body.nodes:
-            if node.op.name == "expand" or (node.op.name in FREE and node.inputs[0] in found):
+            if node.op.name in ("expand", "iota") or (
+                node.op.name in FREE and node.inputs[0] in found
+            ):
                 found.add(node.output)
         return found
 
@@ -329,6 +340,8 @@ class Writer:
             self._pointwise(node)
         elif node.op.name in REDUCERS:
             self._reduction(node)
+        elif node.op.name == "iota" and node.output not in self.targets:
+            self._iota(node)
         elif node.op.name == "matmul":
             a, b = (self._whole(v) for v in node.inputs)
             self._made(node.output, self._result(node.output), "matmul({}, {}, {})", a, b)
@@ -445,6 +458,16 @@ class Writer:
         self._looping, self._lines = False, self.code.after
         self._made(value, self._result(value), f"{reducer}.reduce({{}}, 0, None, {{}}, True)",
                    slot.name)  # fmt: skip
+
+    def _iota(self, node: Node) -> None:
+        """Numbers along one dim; the others are left to broadcasting."""
+        value, dim = node.output, node.attrs["dim"]
+        sizes = tuple(n if d == dim else 1 for d, n in enumerate(value.type.shape))
+        slot = self._slot(sizes, wide(value.type.dtype), False)
+        key = f"iota{self.tag}_{len(self.code.constants)}"
+        self.code.constants[key] = _caller(node, {**node.attrs, "shape": sizes})
+        self._made(value, slot.name, f"{key}(({{}}, ))")
+        self.lead[value] = sizes[0] if sizes else 0
 
     def _fallback(self, node: Node) -> None:
         """An op without lines of its own: its meaning, copied to where the result belongs."""

@@ -108,7 +108,7 @@ class Compiled:
         )
 
     def cross_compile(self, target: str | None = None) -> tuple[Any, ...]:
-        """Each distinct kernel as a binary for `target` ("cuda:90", "hip:gfx942"), without a GPU."""
+        """Each distinct kernel, compiled for `target` ("cuda:90", "hip:gfx942") without a GPU."""
         from lowgrad.codegen.step import cross_compile_kernels
 
         chosen = target or self.options.target

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from lowgrad.tape import Ref, Step, already_freed, differentiate, tape_of
 from lowgrad.errors import CompileError, short_path, user_frame
 from lowgrad.ir.build import Builder
-from lowgrad.ir.graph import Graph, Location, Node, Value
+from lowgrad.ir.graph import Graph, Location, Value
 from lowgrad.ir.op import Op, evaluate, outputs_of
 from lowgrad.ir.types import TensorType, float64, int64
 from lowgrad.ir.walk import needed
 from lowgrad.passes.autodiff import gradients
+from lowgrad.tape import Ref, Step, already_freed, differentiate, tape_of
 
 Attrs = Mapping[str, Any]
 
@@ -197,7 +197,7 @@ def initial_state(make: Callable[[], None]) -> None:
 
 
 def gradient_consumed(parameter: Any) -> None:
-    """Tell the recording that the step has used up `parameter.grad`: it need not outlive the step."""
+    """Tell the recording that the step used up `parameter.grad`: it need not outlive the step."""
     if _state.recorder is not None:
         _state.recorder.consumed[id(parameter)] = parameter
 
@@ -244,7 +244,7 @@ class Recorder:
     def apply(self, op: Op, refs: tuple[Ref, ...], attrs: Attrs) -> tuple[Ref, ...]:
         """Append a node."""
         node = self.builder.add(op, tuple([self.value(r) for r in refs]), attrs)
-        tracked = _state.grad_enabled and any([r.tracked for r in refs])
+        tracked = _state.grad_enabled and any(r.tracked for r in refs)
         return tuple([self._ref(v, tracked) for v in node.outputs])
 
     def _ref(self, value: Value, tracked: bool) -> Ref:

@@ -165,7 +165,9 @@ def _refuse_impure(frame: Any, event: str, called: Any) -> None:
 
 
 def _name_of(frame: Any) -> str:
-    return str(getattr(frame.f_code, "co_qualname", frame.f_code.co_name)).rpartition(".<locals>.")[2]
+    return str(getattr(frame.f_code, "co_qualname", frame.f_code.co_name)).rpartition(".<locals>.")[
+        2
+    ]
 
 
 def _refuse_changes(
@@ -226,7 +228,9 @@ def _finished(
     gradient_input = {s.position: i for i, s in enumerate(sources) if isinstance(s, FromGradient)}
     aliases: dict[int, int] = {}
     for effect in effects:
-        taken = (position_of_input if effect.kind == "value" else gradient_input).get(effect.position)
+        taken = (position_of_input if effect.kind == "value" else gradient_input).get(
+            effect.position
+        )
         if effect.output is None or taken is None or taken in aliases.values():
             continue
         if outputs[effect.output].type == active.builder.inputs[taken].type:
@@ -262,9 +266,7 @@ def _effects(
     keep_gradients: bool,
 ) -> list[Effect]:
     effects: list[Effect] = []
-    owners = {
-        id(t._grad): i for i, t in enumerate(found.tensors) if isinstance(t._grad, Tensor)
-    }
+    owners = {id(t._grad): i for i, t in enumerate(found.tensors) if isinstance(t._grad, Tensor)}
     for key, (tensor, ref, gradient) in active.touched.items():
         position = positions.get(key)
         if position is None:
@@ -340,4 +342,13 @@ def rebuilt(template: Any, change: Callable[[Returned], Any]) -> Any:
     return template
 
 
-__all__ = ["Effect", "FromGradient", "FromHost", "FromTensor", "Recording", "Returned", "rebuilt", "record"]
+__all__ = [
+    "Effect",
+    "FromGradient",
+    "FromHost",
+    "FromTensor",
+    "Recording",
+    "Returned",
+    "rebuilt",
+    "record",
+]

@@ -49,9 +49,7 @@ class Watch:
         """Whether the container still holds the very same objects under the same names."""
         container = self.container
         if self.kind == "mapping":
-            return (
-                tuple(map(id, container.values())) == self.ids and tuple(container) == self.names
-            )
+            return tuple(map(id, container.values())) == self.ids and tuple(container) == self.names
         if self.kind == "sequence":
             return tuple(map(id, container)) == self.ids
         if self.kind == "names":
@@ -78,10 +76,7 @@ class Snapshot:
 
     def is_unchanged(self) -> bool:
         """Whether every watched container is as it was."""
-        for watch in self.watches:
-            if not watch.is_unchanged():
-                return False
-        return True
+        return all(watch.is_unchanged() for watch in self.watches)
 
 
 def _cell_contents(cell: Any) -> Any:
@@ -247,7 +242,9 @@ class Walker:
             if _is_library_class(base):
                 continue
             members = {
-                k: v for k, v in vars(base).items() if k not in ("__dict__", "__weakref__", "__doc__")
+                k: v
+                for k, v in vars(base).items()
+                if k not in ("__dict__", "__weakref__", "__doc__")
             }
             self._watch("names", vars(base), tuple(members), tuple(members.values()))
             for name, member in members.items():

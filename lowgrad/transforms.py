@@ -14,6 +14,8 @@ import numpy as np
 
 from lowgrad import dispatch
 from lowgrad.compiler import DEVICES, Compiled, Options
+from lowgrad.config import settings
+from lowgrad.dump import dump
 from lowgrad.errors import ArgumentError, CompileWarning, DeviceError
 from lowgrad.graphop import GraphOp
 from lowgrad.ir.op import Array
@@ -58,7 +60,7 @@ class Entry:
     graph_op: GraphOp | None = None
 
 
-def compile(  # noqa: A001  (PyTorch's name)
+def compile(
     model: Any = None,
     *,
     device: str = "cpu",
@@ -148,9 +150,7 @@ class CompiledFunction:
     def lower(self, *args: Any, **kwargs: Any) -> Compiled:
         """The step compiled for these arguments (tensors or TensorSpecs); nothing is run."""
         args = tuple(a.placeholder() if isinstance(a, TensorSpec) else a for a in args)
-        kwargs = {
-            k: v.placeholder() if isinstance(v, TensorSpec) else v for k, v in kwargs.items()
-        }
+        kwargs = {k: v.placeholder() if isinstance(v, TensorSpec) else v for k, v in kwargs.items()}
         found, key = self._look(args, kwargs)
         entry = self._matching(key, found)
         return (entry or self._record(args, kwargs, found, key)).compiled
@@ -230,9 +230,16 @@ class CompiledFunction:
         )
         compiled = Compiled(recording.graph, recording.forward_nodes, self._options)
         entry = Entry(recording, compiled)
+        self._dump(compiled)
         self._warn_of_change(key, found)
         self._entries.setdefault(key, []).append(entry)
         return entry
+
+    def _dump(self, compiled: Compiled) -> None:
+        """With LOWGRAD_DUMP set, write each new recording down."""
+        root = settings().dump_dir
+        if root is not None:
+            dump(compiled, root / f"{compiled.graph.name}-{self.recordings}")
 
     def _warn_of_change(self, key: tuple[Any, ...], found: Snapshot) -> None:
         last, self._last_key = self._last_key, key
@@ -293,10 +300,7 @@ class CompiledModule:
 def _replay(entry: Entry, found: Snapshot) -> Any:
     recording = entry.recording
     tracked = dispatch.is_grad_enabled() and recording.returns_tracked
-    if tracked:
-        outputs = _run_tracked(entry, found)
-    else:
-        outputs = _run(entry, found)
+    outputs = _run_tracked(entry, found) if tracked else _run(entry, found)
     _apply_effects(recording.effects, found, outputs)
     for update in recording.updates:
         update()
@@ -332,7 +336,7 @@ def _input(source: Any, found: Snapshot, owned: bool) -> Array:
         value = source.read()
         return value if isinstance(value, np.ndarray) else np.array(value, dtype=np.float64)
     tensor = found.tensors[source.position]
-    ref = tensor._ref if isinstance(source, FromTensor) else tensor._grad._ref  # type: ignore[union-attr]
+    ref = tensor._ref if isinstance(source, FromTensor) else tensor._grad._ref
     array = ref.array
     assert array is not None, "values outside of recordings have arrays"
     if not array.flags.c_contiguous:
@@ -353,7 +357,7 @@ def _run_tracked(entry: Entry, found: Snapshot) -> list[Ref]:
     recording = entry.recording
     if entry.graph_op is None:
         entry.graph_op = GraphOp.of(recording.graph, entry.compiled.options)
-    refs = []
+    refs: list[Ref] = []
     for source in recording.sources:
         if isinstance(source, FromHost):
             value = np.asarray(source.read())
@@ -369,9 +373,7 @@ def _run_tracked(entry: Entry, found: Snapshot) -> list[Ref]:
 _FREED = FreedGradient()
 
 
-def _apply_effects(
-    effects: tuple[Effect, ...], found: Snapshot, outputs: Sequence[Ref]
-) -> None:
+def _apply_effects(effects: tuple[Effect, ...], found: Snapshot, outputs: Sequence[Ref]) -> None:
     for effect in effects:
         tensor = found.tensors[effect.position]
         if effect.kind == "value":

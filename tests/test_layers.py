@@ -10,8 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
     errors | config | ir | ops | passes | runtime | codegen
-    | compiler promotion generator | tape | dispatch | printing | tensor | autograd | functional
-    | signature graphop | recording | transforms | __init__ | nn optim utils distributed cli demo
+    | compiler promotion generator | dump | tape | dispatch | printing | tensor | autograd
+    | functional | signature graphop | recording | transforms | __init__
+    | nn optim utils distributed cli demo plots
 """
 LAYER = {name: i for i, names in enumerate(LAYERS.split("|")) for name in names.split()}
 

@@ -50,9 +50,9 @@ def _compare(node: Node, got: tuple[Array, ...], expected: tuple[Array, ...]) ->
     for number, (a, b) in enumerate(zip(got, expected, strict=True)):
         dtype = node.outputs[number].type.dtype
         tolerance = TOLERANCE[dtype.itemsize] if dtype.is_floating_point else 0.0
-        wide = [np.asarray(x, np.float64) for x in (a, b)]
-        if not np.allclose(*wide, rtol=tolerance, atol=tolerance, equal_nan=True):
-            apart = float(np.nanmax(np.abs(wide[0] - wide[1])))
+        x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if not np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True):
+            apart = float(np.nanmax(np.abs(x - y)))
             raise KernelCheckError(
                 f"the kernel of {node.op.name} differs from the reference by up to {apart:g}",
                 operands=[f"output {number}  {node.outputs[number].type}"],

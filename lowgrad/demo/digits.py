@@ -54,7 +54,6 @@ def training_step(net: Any, *, fuse: bool = True) -> Any:
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
 
-    @torch.compile(fuse=fuse)
     def step(images: Any, labels: Any) -> Any:
         optimizer.zero_grad()
         loss = criterion(net(images), labels)
@@ -62,10 +61,10 @@ def training_step(net: Any, *, fuse: bool = True) -> Any:
         optimizer.step()
         return loss
 
-    return step
+    return torch.compile(step, fuse=fuse)
 
 
-def batches(training: Any, epoch: int) -> DataLoader:
+def batches(training: Any, epoch: int) -> Any:
     """The training set in batches of 64, in an order of its own each epoch."""
     generator = torch.Generator().manual_seed(epoch)
     return DataLoader(training, batch_size=64, shuffle=True, drop_last=True, generator=generator)

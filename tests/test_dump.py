@@ -1,0 +1,51 @@
+"""A dump is the step in files: IR that parses back, the plan, the kernels."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from models import MODELS
+
+import lowgrad
+from lowgrad import config
+from lowgrad.dump import dump
+from lowgrad.ir.text import parse
+
+
+@pytest.fixture
+def compiled():
+    step, batch = MODELS["classifier"]()
+    return lowgrad.compile(step).lower(*batch)
+
+
+def test_every_graph_of_a_dump_parses_back(compiled, tmp_path):
+    dump(compiled, tmp_path)
+
+    files = sorted(tmp_path.glob("*.ir"))
+    assert files[0].name == "00-trace.ir"
+    assert files[-1].name.endswith(("fuse.ir", "order.ir"))
+    for file in files:
+        assert f"{parse(file.read_text())}\n" == file.read_text()
+
+
+def test_a_dump_has_the_plan_and_the_kernels(compiled, tmp_path):
+    dump(compiled, tmp_path)
+
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["peak_bytes"] == compiled.plan.peak_bytes
+    assert str(compiled.plan.peak_bytes) in (tmp_path / "memory.txt").read_text()
+    assert (
+        len(list((tmp_path / "kernels").iterdir())) == summary["kernels"] == compiled.cost.kernels
+    )
+
+
+def test_the_setting_dumps_each_recording(tmp_path):
+    double = lowgrad.compile(lambda x: x * 2)
+
+    with config.changed(dump_dir=tmp_path):
+        double(lowgrad.ones(2))
+        double(lowgrad.ones(2))
+        double(lowgrad.ones(3))
+
+    assert len(list(tmp_path.iterdir())) == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Location, Node, Value
 from lowgrad.ir.types import TensorType
@@ -37,7 +38,8 @@ class Buffer:
 class Plan:
     """Where everything lies. `peak_bytes` is exact: the executable allocates `arena_bytes` once.
 
-    offsets: of each value with bytes of its own in the arena. stored: values written over an input.
+    offsets: of each value that is in the arena and no view. stored: values written over an input.
+    reused: values written over another one of the arena, which dies where they are made.
     scratch: the offset of each node's temporaries, by the node's index.
     """
 
@@ -48,6 +50,7 @@ class Plan:
     lower_bound_bytes: int
     offsets: Mapping[Value, int]
     stored: Mapping[Value, Value]
+    reused: Mapping[Value, Value]
     scratch: Mapping[int, int]
 
     @property
@@ -96,49 +99,50 @@ def plan(graph: Graph) -> Plan:
     roots = _roots(graph)
     first, last = _lifetimes(graph, roots)
     stored = _stored_over_inputs(graph, roots, last)
+    reused = _reused(graph, roots, last, stored)
+    _extend(reused, last)
+    over = {**stored, **reused}
     spans: list[Span] = []
-    owners: list[tuple[Value | None, Node, int]] = []
+    owners: list[_Owner] = []
     for index, node in enumerate(graph.nodes):
         for value in node.outputs:
-            if roots[value] is value and value not in stored:
+            if roots[value] is value and value not in over:
                 spans.append(Span(_name(value, node), value.type.nbytes, first[value], last[value]))
-                owners.append((value, node, index))
-        temporaries = scratch_bytes(node, over_of(node, stored))
+                owners.append(_Owner(value, node, index))
+        temporaries = scratch_bytes(node, over_of(node, over))
         if temporaries:
             spans.append(Span(f"scratch of {node.op.name}", temporaries, index, index))
-            owners.append((None, node, index))
+            owners.append(_Owner(None, node, index))
     placed = place(spans)
-    return _plan(graph, spans, owners, placed, stored)
-
-
-def _plan(graph: Graph, spans: list[Span], owners: list[tuple[Value | None, Node, int]],
-          placed: object, stored: dict[Value, Value]) -> Plan:  # fmt: skip
-    offsets = placed.offsets  # type: ignore[attr-defined]
-    buffers = tuple(
-        Buffer(
-            span.name,
-            None if value is None else value.type,
-            offset,
-            span.nbytes,
-            span.first,
-            span.last,
-            node.loc,
-        )
-        for span, (value, node, _), offset in zip(spans, owners, offsets, strict=True)
-    )
+    offsets = {o.value: at for o, at in zip(owners, placed.offsets, strict=True) if o.value}
+    for new, old in reused.items():
+        offsets[new] = offsets[old]
     state = set(graph.aliases.values())
     sizes = [v.type.nbytes for v in graph.inputs]
-    pairs = list(zip(owners, offsets, strict=True))
     return Plan(
-        buffers=buffers,
-        arena_bytes=placed.arena_bytes,  # type: ignore[attr-defined]
+        buffers=tuple(map(_buffer, spans, owners, placed.offsets)),
+        arena_bytes=placed.arena_bytes,
         state_bytes=sum(n for i, n in enumerate(sizes) if i in state),
         argument_bytes=sum(n for i, n in enumerate(sizes) if i not in state),
-        lower_bound_bytes=placed.lower_bound_bytes,  # type: ignore[attr-defined]
-        offsets={value: at for (value, _, _), at in pairs if value is not None},
+        lower_bound_bytes=placed.lower_bound_bytes,
+        offsets=offsets,
         stored=stored,
-        scratch={index: at for (value, _, index), at in pairs if value is None},
+        reused=reused,
+        scratch={o.at: a for o, a in zip(owners, placed.offsets, strict=True) if not o.value},
     )
+
+
+class _Owner(NamedTuple):
+    """Whose bytes a span is: a value's, or (None) a node's temporaries."""
+
+    value: Value | None
+    node: Node
+    at: int
+
+
+def _buffer(span: Span, owner: _Owner, offset: int) -> Buffer:
+    type_ = None if owner.value is None else owner.value.type
+    return Buffer(span.name, type_, offset, span.nbytes, span.first, span.last, owner.node.loc)
 
 
 def _roots(graph: Graph) -> dict[Value, Value]:
@@ -188,6 +192,45 @@ def _stored_over_inputs(
         if may_overwrite(graph.nodes[index], old, new):
             stored[new] = old
     return stored
+
+
+def _reused(
+    graph: Graph,
+    roots: Mapping[Value, Value],
+    last: Mapping[Value, int],
+    stored: Mapping[Value, Value],
+) -> dict[Value, Value]:
+    """For values of the arena, the dying operand whose bytes each takes over, if there is one."""
+    inputs = set(graph.inputs)
+    found: dict[Value, Value] = {}
+    for index, node in enumerate(graph.nodes):
+        read = [roots[v] for v in dict.fromkeys(node.inputs)]
+        # Read once, and under its own name: not also through a view with another index map.
+        dying = [
+            v
+            for v in dict.fromkeys(node.inputs)
+            if last.get(v) == index and read.count(v) == 1 and v not in inputs and v not in stored
+        ]
+        for new in node.outputs:
+            if roots[new] is not new or new in stored:
+                continue
+            old = next((v for v in dying if may_overwrite(node, v, new)), None)
+            if old is not None and _saves(node, new, old, {**stored, **found}):
+                found[new] = old
+                dying.remove(old)
+    return found
+
+
+def _saves(node: Node, new: Value, old: Value, over: Mapping[Value, Value]) -> bool:
+    """Whether writing over `old` needs no copy of what is read of it later."""
+    before = scratch_bytes(node, over_of(node, over))
+    return scratch_bytes(node, over_of(node, {**over, new: old})) <= before
+
+
+def _extend(reused: Mapping[Value, Value], last: dict[Value, int]) -> None:
+    """What takes over bytes keeps them alive. Later ones first, so that chains add up."""
+    for new, old in reversed(list(reused.items())):
+        last[old] = last[new]
 
 
 def over_of(node: Node, stored: Mapping[Value, Value]) -> dict[int, int]:

@@ -192,6 +192,45 @@ def test_state_is_not_overwritten_before_its_last_reader(tiny_chunks):
     same(got, interpret(graph, *arrays))
 
 
+def test_a_single_element_can_be_flipped_and_sliced():
+    b = Builder()
+    x = b.input(TensorType((), float32), "x")
+    turned = x.call("neg").call("flip", dims=()).call("slice", starts=(), stops=(), steps=())
+    graph = b.graph((turned.call("exp").value,))
+
+    (got,) = compiled(graph, fuse=True)[1]([np.float32([1.0]).reshape(())])
+
+    np.testing.assert_allclose(got, np.exp(-1.0), rtol=1e-6)
+
+
+def test_a_value_takes_over_the_bytes_of_a_dying_operand():
+    b = Builder()
+    x = b.input(TensorType((64, 64), float32), "x")
+    chain = x
+    for _ in range(4):
+        chain = chain.call("exp").call("neg")
+    graph = b.graph((chain.value,))
+
+    found = plan(graph)
+
+    assert found.arena_bytes == x.type.nbytes
+    same(build(graph, found)(arrays_for(graph)), interpret(graph, *arrays_for(graph)))
+
+
+def test_a_flipped_operand_keeps_its_bytes():
+    b = Builder()
+    x = b.input(TensorType((64, 64), float32), "x")
+    doubled = x * 2.0
+    total = doubled + doubled.call("flip", dims=(0,))
+    graph = b.graph((total.value,))
+    arrays = arrays_for(graph, special=False)
+
+    found = plan(graph)
+
+    assert total.value not in found.reused
+    same(build(graph, found)(arrays), interpret(graph, *arrays))
+
+
 def test_a_planned_overlap_changes_results():
     """The planted bug: every buffer at offset 0."""
     final, _ = compiled(steps.classifier(), fuse=False)

@@ -39,6 +39,12 @@ class Chunks:
         """How many chunks there are."""
         return -(-self.size // self.rows)
 
+    def part(self, node: Node) -> int:
+        """When `node` is done: 0 before the loop, 1 in it, 2 after it."""
+        if node in self.loop or node in self.partial:
+            return 1
+        return 2 if node in self.after else 0
+
 
 def chunking(body: Graph) -> Chunks | None:
     """The loop of `body`, or None if it is small or does not fall apart into rows."""

@@ -63,6 +63,7 @@ def _globals() -> dict[str, Any]:
 class _Builder:
     def __init__(self, graph: Graph, plan: Plan) -> None:
         self.graph, self.plan = graph, plan
+        self.over = {**plan.stored, **plan.reused}
         self.arena = _aligned(plan.arena_bytes)
         self.globals = _globals()
         self.lines: list[str] = []
@@ -110,7 +111,7 @@ class _Builder:
             return
         inputs = [self.names[v] for v in dict.fromkeys(node.inputs)]
         outputs = [self.names[v] for v in node.outputs]
-        code = code_of(node, inputs, outputs, over_of(node, self.plan.stored))
+        code = code_of(node, inputs, outputs, over_of(node, self.over))
         self._code(code, self.plan.scratch.get(index, 0), str(index))
 
     def _is_view(self, node: Node) -> bool:

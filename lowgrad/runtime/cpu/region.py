@@ -136,23 +136,28 @@ class Writer:
         return self.code
 
     def _chunking(self) -> Chunks | None:
-        """The loop of the body, unless old state that it overwrites is read after it."""
+        """The loop of the body, unless a later part would read what an earlier one overwrote."""
         chunks = chunking(self.body)
         if chunks is None:
             return None
-        gone = {old for new, old in self._over.items() if new in chunks.chunked}
-        late = {self._origin(v) for node in chunks.after for v in node.inputs}
-        return chunks if gone.isdisjoint(late) else None
+        for new, old in self._over.items():
+            written = self._part_written(new, chunks)
+            readers = (n for n in self.body.nodes if any(self._origin(v) is old for v in n.inputs))
+            if any(chunks.part(n) > written for n in readers if n.op.name not in FREE):
+                return None
+        return chunks
+
+    def _part_written(self, value: Value, chunks: Chunks) -> int:
+        maker = self._maker.get(value)
+        if value in chunks.chunked:
+            return 1
+        return 2 if maker is None or maker.op.name in FREE else chunks.part(maker)
 
     def _enter(self, node: Node) -> None:
         chunks = self.chunks
-        self._looping = chunks is not None and (node in chunks.loop or node in chunks.partial)
-        if self._looping:
-            self._lines = self.code.loop
-        elif chunks is not None and node in chunks.after:
-            self._lines = self.code.after
-        else:
-            self._lines = self.code.before
+        part = 0 if chunks is None else chunks.part(node)
+        self._looping = part == 1
+        self._lines = (self.code.before, self.code.loop, self.code.after)[part]
 
     def _is_chunked(self, value: Value) -> bool:
         return self.chunks is not None and value in self.chunks.chunked
@@ -387,6 +392,8 @@ class Writer:
             return f"{name}.transpose{tuple(attrs['dims'])!r}" if attrs["dims"] else name
         if op == "reshape":
             return self._reshaped(source, value, name)
+        if not value.type.shape:
+            return name  # all that these views can do to a single element
         if op == "flip":
             parts = ["::-1" if d in attrs["dims"] else ":" for d in range(value.type.ndim)]
             return f"{name}[{', '.join(parts)}]"

@@ -230,7 +230,9 @@ class Walker:
     def _global(self, obj: Any, name: str, code: types.CodeType) -> None:
         """A global; of the user's own modules, also the attributes that the code mentions."""
         self.visit(obj, name)
-        if isinstance(obj, types.ModuleType) and not is_library_file(obj.__file__ or ""):
+        if obj is np and "random" in _names(code):
+            raise _draws_from_numpy(f"{name}.random")
+        if isinstance(obj, types.ModuleType) and not is_library_file(_file_of(obj)):
             members = vars(obj)
             used = tuple(n for n in _names(code) if n in members)
             self._watch("names", members, used, tuple(members[n] for n in used))
@@ -260,6 +262,8 @@ class Walker:
             self.visit(member, path)
 
     def _instance(self, obj: Any, path: str) -> None:
+        if type(obj).__module__.startswith("numpy.random"):
+            raise _draws_from_numpy(path)
         if hasattr(obj, "__next__"):
             raise CompileError(
                 f"compile: the step reads {path or 'an iterator'}, a {type(obj).__name__}; "
@@ -318,6 +322,18 @@ def named_arguments(
 
 def _key_text(key: Any) -> Any:
     return key if isinstance(key, (str, int, bool, float, bytes)) else repr(type(key))
+
+
+def _draws_from_numpy(path: str) -> CompileError:
+    """NumPy's generators advance by themselves: a replay would repeat the recorded numbers."""
+    return CompileError(
+        f"compile: the step reads {path}, NumPy's random numbers; a replay would not draw again",
+        fix="lowgrad.rand or lowgrad.randn inside the step, or pass the numbers as a tensor",
+    )
+
+
+def _file_of(module: types.ModuleType) -> str:
+    return getattr(module, "__file__", None) or ""
 
 
 def _walks_itself(obj: Any) -> bool:

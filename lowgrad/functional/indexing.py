@@ -466,7 +466,8 @@ def _values_of(name: str, x: Tensor) -> Array:
     if dispatch.is_recording():
         raise CompileError(
             f"{name}: the size of the result depends on values, "
-            "which are not known while the step is recorded"
+            "which are not known while the step is recorded",
+            fix="keep the size: lowgrad.where(mask, x, 0), or a mask beside the tensor",
         )
     return x._array(name)
 

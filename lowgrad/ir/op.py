@@ -1,7 +1,8 @@
 """What an op is: one object with its facets side by side, registered under its name.
 
-A facet is a method: `infer` (types), `evaluate` (NumPy), `vjp` (graph ops), `emit` (tiles). The
-families in `lowgrad/ops` implement what their members share; codegen and passes know families only.
+A facet is a method: `infer` (types), `evaluate` (NumPy), `vjp` (graph ops), `emit` (tiles),
+`slicing` and `cut` (running it in pieces). The families in `lowgrad/ops` implement what their
+members share; codegen and passes know families only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowgrad.ir.build import Tracer, apply
+from lowgrad.ir.slicing import Slicing
 from lowgrad.ir.types import TensorType
 
 Array = npt.NDArray[Any]
@@ -49,6 +51,21 @@ class Op:
     def emit(self, *tiles: Any, **attrs: Any) -> Any:
         """The op's arithmetic on tiles (pointwise and reduction families)."""
         raise NotImplementedError(self.name)
+
+    def slicing(self, *args: Any, **attrs: Any) -> Slicing | None:
+        """How to run this op in pieces along an Axis; None if no piece can do without the others.
+
+        args: the axis.
+        """
+        return None
+
+    def cut(self, *args: Any, **attrs: Any) -> Any:
+        """Append one piece of this op to a graph under construction.
+
+        args: the Cut, and the inputs, of which the sliced ones are pieces.
+        """
+        to, *inputs = args
+        return to.builder.apply(self, *inputs, **attrs)
 
     def __call__(self, *inputs: Any, **attrs: Any) -> Any:
         """Append this op to the graph under construction that `inputs` belong to."""

@@ -8,6 +8,7 @@ from lowgrad.ops import (
     random,
     reduction,
     region,
+    rows,
     scan,
     view,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "random",
     "reduction",
     "region",
+    "rows",
     "scan",
     "view",
 ]

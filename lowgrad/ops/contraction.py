@@ -9,6 +9,7 @@ import numpy as np
 from lowgrad.errors import DTypeError, ShapeError
 from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.slicing import Axis, Slicing, same_dim
 from lowgrad.ir.types import TensorType, bool_
 
 
@@ -43,6 +44,21 @@ class Matmul(Op):
 
     def vjp(self, g: Tracer, out: Tracer, a: Tracer, b: Tracer) -> tuple[Tracer, Tracer]:
         return matmul(g, _transposed(b)), matmul(_transposed(a), g)
+
+    def slicing(self, axis: Axis) -> Slicing | None:
+        place, n = axis.place, axis.outs[0].ndim
+        rows, columns = n - 2, n - 1
+        if place.dim < rows:
+            return same_dim(axis)
+        # The rows of the result, its columns, or the terms of its sums.
+        if place.dim == rows and (place.is_result or place.position == 0):
+            found = Slicing((rows, None), (rows,))
+        elif place.dim == columns and (place.is_result or place.position == 1):
+            found = Slicing((None, columns), (columns,))
+        else:
+            found = Slicing((columns, rows), ("add",))
+        types = axis.outs[0] if place.is_result else axis.ins[place.position]
+        return found if axis.divides(types.shape[place.dim]) else None
 
 
 def _transposed(x: Tracer) -> Tracer:

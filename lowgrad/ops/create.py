@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lowgrad.errors import DTypeError, ShapeError
+from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.slicing import Axis, Cut, Slicing, same_dim
 from lowgrad.ir.types import DType, Shape, TensorType
 
 Number = bool | int | float
@@ -23,6 +25,9 @@ class Create(Op):
 
     def vjp(self, g: Any, out: Any, *inputs: Any, **attrs: Any) -> tuple[()]:
         return ()
+
+    def slicing(self, axis: Axis, **attrs: Any) -> Slicing | None:
+        return same_dim(axis)
 
 
 class Full(Create):
@@ -40,6 +45,9 @@ class Full(Create):
     def evaluate(self, *, shape: Shape, dtype: DType, value: Number) -> Array:
         with np.errstate(all="ignore"):
             return np.full(shape, value, dtype.wide)
+
+    def cut(self, to: Cut, *inputs: Tracer, **attrs: Any) -> Tracer:
+        return to.builder.full(to.outs[0], attrs["value"])
 
 
 class Iota(Create):
@@ -59,11 +67,26 @@ class Iota(Create):
         after = (1,) * (len(shape) - dim - 1)
         return np.broadcast_to(line.reshape(-1, *after), shape).copy()
 
+    def cut(self, to: Cut, *inputs: Tracer, **attrs: Any) -> Tracer:
+        (type_,) = to.outs
+        attrs["shape"] = type_.shape
+        line: Tracer = to.builder.apply(self, **attrs)
+        if attrs["dim"] != to.dims[0]:
+            return line
+        first = to.first()
+        if type_.dtype is not first.dtype:
+            first = first.call("cast", dtype=type_.dtype)
+        ones = first.call("reshape", shape=(1,) * type_.ndim)
+        return line + ones.call("expand", shape=type_.shape)
+
 
 class LiteralArray(Create):
     """The elements are `data`, Python numbers in row-major order; any dtype. For small tables."""
 
     name = "literal"
+
+    def slicing(self, axis: Axis, **attrs: Any) -> None:
+        return None  # a table is small: it is made whole
 
     def infer(self, *, shape: Shape, dtype: DType, data: tuple[Number, ...]) -> TensorType:
         type_ = TensorType(shape, dtype)

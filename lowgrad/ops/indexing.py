@@ -14,6 +14,7 @@ import numpy as np
 from lowgrad.errors import DTypeError, IndexOutOfRange, ShapeError
 from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import REGISTRY, Array, Op, register
+from lowgrad.ir.slicing import Axis, Place, Slicing, same_dim
 from lowgrad.ir.types import Shape, TensorType, bool_, int32, int64
 
 
@@ -49,6 +50,26 @@ class Take(Indexing):
         zeros = g.builder.full(x.type, 0)
         return index_add(zeros, index, g, dim=dim), None
 
+    def slicing(self, axis: Axis, *, dim: int) -> Slicing | None:
+        index = axis.ins[1]
+        place = axis.place
+        if not place.is_result:
+            at = place.dim + dim if place.position == 1 else _beside(place.dim, dim, index.ndim)
+        else:
+            at = place.dim
+        if at is None or not axis.divides(axis.outs[0].shape[at]):
+            return None
+        if dim <= at < dim + index.ndim:
+            return Slicing((None, at - dim), (at,))
+        return Slicing((at if at < dim else at - index.ndim + 1, None), (at,))
+
+
+def _beside(at: int, dim: int, ndim: int) -> int | None:
+    """Where axis `at` is once axis `dim` has become `ndim` axes; None if it is that axis."""
+    if at == dim:
+        return None
+    return at if at < dim else at + ndim - 1
+
 
 class IndexAdd(Indexing):
     """index_add(base, index, src; dim): base plus, at index[j] along `dim`, src's slice j.
@@ -73,6 +94,21 @@ class IndexAdd(Indexing):
         out = base.copy()
         _add_rows(np.moveaxis(out, dim, 0), index.reshape(-1), np.moveaxis(rows, dim, 0))
         return out
+
+    def slicing(self, axis: Axis, *, dim: int) -> Slicing | None:
+        place, ndim = axis.place, axis.ins[1].ndim
+        if not place.is_result and place.position == 1:
+            return None  # sums over the index, onto a base that counts once
+        if not place.is_result and place.position == 2:
+            if dim <= place.dim < dim + ndim:
+                return None
+            at = place.dim if place.dim < dim else place.dim - ndim + 1
+        else:
+            at = place.dim
+        source = _beside(at, dim, ndim)
+        if source is None or not axis.divides(axis.outs[0].shape[at]):
+            return None
+        return Slicing((at, None, source), (at,))
 
     def vjp(
         self, g: Tracer, out: Tracer, base: Tracer, index: Tracer, src: Tracer, *, dim: int
@@ -124,6 +160,14 @@ class Gather(Indexing):
             return hit.call("where", g.call("expand", shape=x.shape), zeros), None
         return scatter_add(zeros, index, g, dim=dim), None
 
+    def slicing(self, axis: Axis, *, dim: int) -> Slicing | None:
+        if axis.place.dim != dim:
+            return same_dim(axis)
+        if axis.place == Place(False, 0, dim):
+            return None
+        fits = axis.divides(axis.outs[0].shape[dim])
+        return Slicing((None, dim), (dim,)) if fits else None
+
 
 class ScatterAdd(Indexing):
     """scatter_add(base, index, src; dim): base plus src[i, j, k] at [i, index[i, j, k], k], dim 1.
@@ -148,6 +192,9 @@ class ScatterAdd(Indexing):
         with np.errstate(all="ignore"):
             np.add.at(out.reshape(-1), flat, _leading(src, index.shape).reshape(-1))
         return out
+
+    def slicing(self, axis: Axis, *, dim: int) -> Slicing | None:
+        return None if axis.place.dim == dim else same_dim(axis)
 
     def vjp(
         self, g: Tracer, out: Tracer, base: Tracer, index: Tracer, src: Tracer, *, dim: int
@@ -176,6 +223,9 @@ class Scatter(Indexing):
         out = base.copy()
         out[_targets(index, dim)] = _leading(src, index.shape)
         return out
+
+    def slicing(self, axis: Axis, *, dim: int) -> Slicing | None:
+        return None if axis.place.dim == dim else same_dim(axis)
 
     def vjp(
         self, g: Tracer, out: Tracer, base: Tracer, index: Tracer, src: Tracer, *, dim: int

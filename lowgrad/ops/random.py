@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lowgrad.errors import DTypeError
+from lowgrad.errors import DTypeError, ShapeError
+from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.slicing import Axis, Cut, Slicing
 from lowgrad.ir.types import (
     DType,
     Shape,
@@ -59,14 +61,34 @@ class Random(Op):
         "emit": "the skeleton writes Philox at the flat index; it is no arithmetic on tiles"
     }
 
-    def vjp(self, g: Any, out: Any, *inputs: Any, **attrs: Any) -> tuple[None]:
-        return (None,)
+    def vjp(self, g: Any, out: Any, *inputs: Any, **attrs: Any) -> tuple[None, ...]:
+        return (None,) * len(inputs)
 
 
-class RandomBits(Random):
+class Whole(Random):
+    """All of the numbers. `window` is the op that makes a part of them."""
+
+    window: ClassVar[str]
+
+    def slicing(self, axis: Axis, **attrs: Any) -> Slicing | None:
+        if not axis.place.is_result:
+            return None
+        dim = axis.place.dim
+        return Slicing((None,), (dim,)) if axis.divides(axis.outs[0].shape[dim]) else None
+
+    def cut(self, to: Cut, key: Tracer, **attrs: Any) -> Tracer:
+        (dim,) = to.dims
+        assert dim is not None, "every number has a place"
+        attrs |= {"shape": to.outs[0].shape, "dim": dim, "size": to.full[0].shape[dim]}
+        part: Tracer = key.call(self.window, to.first(), **attrs)
+        return part
+
+
+class RandomBits(Whole):
     """32 random bits in each i32."""
 
     name = "random_bits"
+    window = "random_bits_window"
 
     def infer(self, key: TensorType, *, shape: Shape, offset: int) -> TensorType:
         check_key(self.name, key)
@@ -76,7 +98,7 @@ class RandomBits(Random):
         return random_words(math.prod(shape), key, offset).view(np.int32).reshape(shape)
 
 
-class Uniform(Random):
+class Uniform(Whole):
     """Uniform in [0, 1), f16, bf16, f32 or f64: UNIFORM_BITS of the element's word, scaled.
 
     f64's element i has words 2 i and 2 i + 1 to itself. f16 and bf16 are coarse: compare f32 ones
@@ -84,6 +106,7 @@ class Uniform(Random):
     """
 
     name = "uniform"
+    window = "uniform_window"
 
     def infer(self, key: TensorType, *, shape: Shape, dtype: DType, offset: int) -> TensorType:
         check_key(self.name, key)
@@ -92,32 +115,122 @@ class Uniform(Random):
         return TensorType(shape, dtype)
 
     def evaluate(self, key: Array, *, shape: Shape, dtype: DType, offset: int) -> Array:
-        count = math.prod(shape)
-        if dtype is float64:
-            pairs = random_words(2 * count, key, offset).reshape(-1, 2)
-            low_bits = UNIFORM_BITS[float64] - F64_HIGH_BITS
-            high = pairs[:, 0] >> np.uint32(32 - F64_HIGH_BITS)
-            low = pairs[:, 1] >> np.uint32(32 - low_bits)
-            return ((high * 2.0**low_bits + low) * 2.0**-53).reshape(shape)
-        bits = UNIFORM_BITS[dtype]
-        kept = random_words(count, key, offset) >> np.uint32(32 - bits)
-        return (kept.astype(np.float32) * np.float32(2.0**-bits)).reshape(shape)
+        words = random_words(math.prod(shape) * words_of(dtype), key, offset)
+        return unit_interval(words, dtype).reshape(shape)
 
 
-def random_words(count: int, key: Array, offset: int) -> npt.NDArray[np.uint32]:
-    """The first `count` words of the stream at `key`, (seed, counter), and `offset`."""
+class Window(Random):
+    """A part of the numbers that the op of all of them makes, the same ones.
+
+    Along `dim`, of `size` in the whole array, it is shape[dim] from `start`, i64[], on.
+    """
+
+
+class RandomBitsWindow(Window):
+    """A part of random_bits."""
+
+    name = "random_bits_window"
+
+    def infer(
+        self, key: TensorType, start: TensorType, *, shape: Shape, offset: int, dim: int, size: int
+    ) -> TensorType:
+        _check_window(self.name, key, start, shape, dim, size)
+        return TensorType(shape, int32)
+
+    def evaluate(
+        self, key: Array, start: Array, *, shape: Shape, offset: int, dim: int, size: int
+    ) -> Array:
+        return _window_words(key, int(start), shape, offset, dim, size, 1).view(np.int32)
+
+
+class UniformWindow(Window):
+    """A part of uniform."""
+
+    name = "uniform_window"
+
+    def infer(
+        self,
+        key: TensorType,
+        start: TensorType,
+        *,
+        shape: Shape,
+        dtype: DType,
+        offset: int,
+        dim: int,
+        size: int,
+    ) -> TensorType:
+        _check_window(self.name, key, start, shape, dim, size)
+        return uniform.infer(key, shape=shape, dtype=dtype, offset=offset)
+
+    def evaluate(
+        self,
+        key: Array,
+        start: Array,
+        *,
+        shape: Shape,
+        dtype: DType,
+        offset: int,
+        dim: int,
+        size: int,
+    ) -> Array:
+        words = _window_words(key, int(start), shape, offset, dim, size, words_of(dtype))
+        return unit_interval(words.reshape(-1), dtype).reshape(shape)
+
+
+def _check_window(
+    name: str, key: TensorType, start: TensorType, shape: Shape, dim: int, size: int
+) -> None:
+    check_key(name, key)
+    if start != TensorType((), int64):
+        raise DTypeError(f"{name}: the start is {start}, not i64[]")
+    if not (0 <= dim < len(shape) and shape[dim] <= size):
+        raise ShapeError(f"{name}: {shape} is no part of an array of {size} along dim {dim}")
+
+
+def _window_words(
+    key: Array, start: int, shape: Shape, offset: int, dim: int, size: int, each: int
+) -> npt.NDArray[np.uint32]:
+    """The words of a window, `each` of them for an element."""
+    outer, inner = math.prod(shape[:dim]), math.prod(shape[dim + 1 :]) * each
+    out = np.empty((outer, shape[dim] * inner), np.uint32)
+    for row in range(outer):
+        first = (row * size + start) * inner
+        out[row] = random_words(shape[dim] * inner, key, offset, first)
+    return out.reshape(*shape[:-1], shape[-1] * each)
+
+
+def words_of(dtype: DType) -> int:
+    """How many words a uniform number of `dtype` takes."""
+    return 2 if dtype is float64 else 1
+
+
+def unit_interval(words: npt.NDArray[np.uint32], dtype: DType) -> Array:
+    """`words` as numbers in [0, 1) of `dtype`, wide."""
+    if dtype is float64:
+        pairs = words.reshape(-1, 2)
+        low_bits = UNIFORM_BITS[float64] - F64_HIGH_BITS
+        high = pairs[:, 0] >> np.uint32(32 - F64_HIGH_BITS)
+        low = pairs[:, 1] >> np.uint32(32 - low_bits)
+        return (high * 2.0**low_bits + low) * 2.0**-53
+    bits = UNIFORM_BITS[dtype]
+    return (words >> np.uint32(32 - bits)).astype(np.float32) * np.float32(2.0**-bits)
+
+
+def random_words(count: int, key: Array, offset: int, first: int = 0) -> npt.NDArray[np.uint32]:
+    """`count` words, from number `first` on, of the stream at (seed, counter + `offset`)."""
     seed, counter = int(key[0]), int(key[1]) + offset
-    blocks = -(-count // 4)
+    first_block, skipped = divmod(first, 4)
+    blocks = -(-(skipped + count) // 4)
     out = np.empty((blocks, 4), np.uint32)
     for start in range(0, blocks, CHUNK):
         stop = min(start + CHUNK, blocks)
-        block = np.arange(start, stop, dtype=np.uint64)
+        block = np.arange(first_block + start, first_block + stop, dtype=np.uint64)
         words = philox4x32(
             (block & np.uint64(LOW_WORD), block >> np.uint64(32), *split(counter)), split(seed)
         )
         for column, word in enumerate(words):
             out[start:stop, column] = word
-    return out.reshape(-1)[:count]
+    return out.reshape(-1)[skipped : skipped + count]
 
 
 def philox4x32(
@@ -149,3 +262,5 @@ def check_key(name: str, key: TensorType) -> None:
 
 random_bits = register(RandomBits())
 uniform = register(Uniform())
+random_bits_window = register(RandomBitsWindow())
+uniform_window = register(UniformWindow())

@@ -15,6 +15,7 @@ from lowgrad.errors import DTypeError, ShapeError
 from lowgrad.ir import tile
 from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.slicing import Axis, Slicing, same_dim
 from lowgrad.ir.tile import Tile
 from lowgrad.ir.types import DType, TensorType, float32, int64
 from lowgrad.ops.pointwise.base import BOOLS, NUMBERS, Domain, where, zeros_like
@@ -34,6 +35,8 @@ class Reduction(Op):
     domain: ClassVar[Domain] = NUMBERS
     # Whether reducing no elements at all has a meaning: the identity.
     allows_empty: ClassVar[bool] = True
+    # Whether results of pieces combine to the result of the whole by `combine` alone.
+    combines_pieces: ClassVar[bool] = False
 
     def infer(self, x: TensorType, *, dims: Dims) -> TensorType:
         if x.dtype not in self.domain.dtypes:
@@ -47,9 +50,19 @@ class Reduction(Op):
         """The number that combines with any other to that other; for the masked lanes."""
         raise NotImplementedError(self.name)
 
+    def slicing(self, axis: Axis, *, dims: Dims) -> Slicing | None:
+        if axis.place.dim not in dims:
+            return same_dim(axis)
+        if axis.place.is_result or not self.combines_pieces:
+            return None
+        fits = axis.divides(axis.ins[0].shape[axis.place.dim])
+        return Slicing((axis.place.dim,), (self.combine,)) if fits else None
+
 
 class Fold(Reduction):
     """Partial results are plain elements, and `combine` is the tile function of two of them."""
+
+    combines_pieces = True
 
     def emit(self, *tiles: Any, **attrs: Any) -> Tile:
         a, b = tiles

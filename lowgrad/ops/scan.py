@@ -9,6 +9,7 @@ import numpy as np
 from lowgrad.errors import DTypeError, ShapeError
 from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.slicing import Axis, Slicing, same_dim
 from lowgrad.ir.types import TensorType, bool_, int64
 
 
@@ -19,6 +20,9 @@ class Scan(Op):
     absent: ClassVar[dict[str, str]] = {
         "emit": "an element needs its neighbours: the skeleton scans or sorts the line"
     }
+
+    def slicing(self, axis: Axis, *, dim: int, **attrs: Any) -> Slicing | None:
+        return None if axis.place.dim == dim else same_dim(axis)
 
 
 class CumSum(Scan):

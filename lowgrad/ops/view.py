@@ -15,6 +15,7 @@ import numpy as np
 from lowgrad.errors import AliasError, DTypeError, ShapeError
 from lowgrad.ir.build import Number, Tracer
 from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.slicing import Axis, Cut, Slicing, same_dim, windowed
 from lowgrad.ir.types import Shape, TensorType
 
 Index = tuple[Any, ...]
@@ -113,6 +114,19 @@ class Reshape(View):
             found[ins[0]] = flat
         return tuple(found)
 
+    def slicing(self, axis: Axis, *, shape: Shape) -> Slicing | None:
+        # A dim that leads its group of axes: steps of it are whole runs of the group's elements.
+        for ins, outs in _matching_axes(axis.ins[0].shape, shape):
+            here = outs if axis.place.is_result else ins
+            if here and here[0] == axis.place.dim:
+                sizes = axis.ins[0].shape[ins[0]], shape[outs[0]]
+                fits = all(map(axis.divides, sizes))
+                return Slicing((ins[0],), (outs[0],)) if fits else None
+        return None
+
+    def cut(self, to: Cut, *inputs: Tracer, **attrs: Any) -> Tracer:
+        return reshape(*inputs, shape=to.outs[0].shape)
+
 
 def _matching_axes(ins: Shape, outs: Shape) -> list[tuple[list[int], list[int]]]:
     """The smallest groups of neighbouring axes with equal products, axes of size 1 left out."""
@@ -159,6 +173,11 @@ class Permute(View):
     ) -> Index:
         return tuple(idx[d] for d in _inverse(dims))
 
+    def slicing(self, axis: Axis, *, dims: tuple[int, ...]) -> Slicing | None:
+        dim = axis.place.dim if axis.place.is_result else dims.index(axis.place.dim)
+        fits = axis.divides(axis.outs[0].shape[dim])
+        return Slicing((dims[dim],), (dim,)) if fits else None
+
 
 def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dims.index(axis) for axis in range(len(dims)))
@@ -197,6 +216,16 @@ class Expand(View):
         self, idx: Index, in_type: TensorType, out_type: TensorType, *, shape: Shape
     ) -> Index:
         return tuple(0 if size == 1 else i for i, size in zip(idx, in_type.shape, strict=True))
+
+    def slicing(self, axis: Axis, *, shape: Shape) -> Slicing | None:
+        dim = axis.place.dim
+        if not axis.divides(shape[dim]):
+            return None
+        repeated = axis.ins[0].shape[dim] != shape[dim]
+        return Slicing((None if repeated else dim,), (dim,))
+
+    def cut(self, to: Cut, *inputs: Tracer, **attrs: Any) -> Tracer:
+        return expand(*inputs, shape=to.outs[0].shape)
 
 
 class Slice(View):
@@ -239,6 +268,12 @@ class Slice(View):
     ) -> Index:
         return tuple(i * step + start for i, start, step in zip(idx, starts, steps, strict=True))
 
+    def slicing(self, axis: Axis, **window: Any) -> Slicing | None:
+        return same_dim(axis) if _spans(axis, axis.ins[0], **window) else None
+
+    def cut(self, to: Cut, *inputs: Tracer, **attrs: Any) -> Tracer:
+        return slice_(*inputs, **windowed(attrs, to, inputs[0].type))
+
 
 class Flip(View):
     """flip(x; dims): the order along `dims` reversed."""
@@ -267,6 +302,9 @@ class Flip(View):
     ) -> Index:
         shape = in_type.shape
         return tuple(i * -1 + (shape[d] - 1) if d in dims else i for d, i in enumerate(idx))
+
+    def slicing(self, axis: Axis, *, dims: tuple[int, ...]) -> Slicing | None:
+        return None if axis.place.dim in dims else same_dim(axis)
 
 
 # --- Several sources ---------------------------------------------------------------------------
@@ -316,6 +354,9 @@ class Pad(Patchwork):
         ]
         return [Piece(0, inner, bounds)]
 
+    def slicing(self, axis: Axis, *, low: Shape, high: Shape, value: Number) -> Slicing | None:
+        return same_dim(axis)  # where nothing is put before or after, the sizes are equal
+
 
 class Cat(Patchwork):
     """cat(*xs; dim): the arrays one after another along `dim`; their other sizes are equal."""
@@ -361,6 +402,9 @@ class Cat(Patchwork):
             found.append(Piece(source, inner, [Bound(inner[dim], 0, size)]))
             start += size
         return found
+
+    def slicing(self, axis: Axis, *, dim: int) -> Slicing | None:
+        return None if axis.place.dim == dim else same_dim(axis)
 
 
 class SliceUpdate(Patchwork):
@@ -413,6 +457,12 @@ class SliceUpdate(Patchwork):
             inner.append(from_start // step if step > 1 else from_start)
         return [Piece(1, tuple(inner), bounds), Piece(0, idx, [])]
 
+    def slicing(self, axis: Axis, **window: Any) -> Slicing | None:
+        return same_dim(axis) if _spans(axis, axis.ins[0], **window) else None
+
+    def cut(self, to: Cut, *inputs: Tracer, **attrs: Any) -> Tracer:
+        return slice_update(*inputs, **windowed(attrs, to, inputs[0].type))
+
 
 # --- Shared ------------------------------------------------------------------------------------
 
@@ -435,6 +485,12 @@ def _sliced(name: str, shape: Shape, starts: Shape, stops: Shape, steps: Shape) 
             raise ShapeError(f"{name}: {start}:{stop}:{step} is no slice of dim {axis}, size {n}")
         sizes.append(-(-(stop - start) // step))
     return tuple(sizes)
+
+
+def _spans(axis: Axis, whole: TensorType, *, starts: Shape, stops: Shape, steps: Shape) -> bool:
+    """Whether the window takes all there is along the axis."""
+    dim = axis.place.dim
+    return (starts[dim], stops[dim], steps[dim]) == (0, whole.shape[dim], 1)
 
 
 def _slices(starts: Shape, stops: Shape, steps: Shape) -> tuple[Any, ...]:

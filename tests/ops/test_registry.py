@@ -26,8 +26,9 @@ from lowgrad.passes.autodiff import gradients
 FACETS = ("infer", "evaluate", "vjp", "emit")
 FLOATS = (float64, float32, float16, bfloat16)
 
-# A region has no meaning of its own: its body's ops are tested here, and fusion in its own tests.
-NOT_SAMPLED = {"region"}
+# Regions and loops have no meaning of their own: their bodies' ops are tested here, and the passes
+# that make them in their own tests.
+NOT_SAMPLED = {"region", "loop"}
 OPS = {name: op for name, op in REGISTRY.items() if op.family not in NOT_SAMPLED}
 
 every_op = pytest.mark.parametrize("op", OPS.values(), ids=OPS)

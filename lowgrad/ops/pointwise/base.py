@@ -8,6 +8,7 @@ from lowgrad.errors import ArgumentError, DTypeError, ShapeError
 from lowgrad.ir import tile
 from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import Op
+from lowgrad.ir.slicing import Axis, Slicing, same_dim
 from lowgrad.ir.tile import Tile
 from lowgrad.ir.types import DTYPES, DType, TensorType, bool_
 
@@ -50,6 +51,9 @@ class Pointwise(Op):
 
     def emit(self, *tiles: Any, **attrs: Any) -> Tile:
         return tile.call(self.tile_fn or self.name, *tiles)
+
+    def slicing(self, axis: Axis, **attrs: Any) -> Slicing | None:
+        return same_dim(axis)
 
 
 class Predicate(Pointwise):

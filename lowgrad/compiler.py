@@ -13,6 +13,7 @@ from lowgrad.ir.graph import Graph
 from lowgrad.ir.op import Array
 from lowgrad.passes.base import Pass
 from lowgrad.passes.pipeline import run_pipeline
+from lowgrad.passes.trades import NOTHING, Trades
 
 if TYPE_CHECKING:
     from lowgrad.runtime.memory import Plan
@@ -35,6 +36,7 @@ class Options:
     memory: int | None = None
     fuse: bool = True
     keep_grads: bool = False
+    trades: Trades = NOTHING
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Compiled:
         self.pass_ms: dict[str, float] = {}
         self.graphs = {"trace": _forward_only(graph, forward_nodes), "autodiff": graph}
         self._clock = time.perf_counter()
-        after = run_pipeline(graph, fuse=options.fuse, on_pass=self._note_pass)
+        after = run_pipeline(
+            graph, fuse=options.fuse, trades=options.trades, on_pass=self._note_pass
+        )
         self.graphs |= {name: g for name, g in after.items() if name != "trace"}
 
     def _note_pass(self, step: Pass, before: Graph, after: Graph) -> None:

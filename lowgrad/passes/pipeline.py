@@ -8,12 +8,15 @@ from lowgrad.errors import CompileError, LowgradError
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.verify import verify as verify_graph
 from lowgrad.passes.base import Pass
+from lowgrad.passes.chunks import chunks
 from lowgrad.passes.cse import cse
 from lowgrad.passes.dce import dce
 from lowgrad.passes.fold import fold
 from lowgrad.passes.fuse import fuse
+from lowgrad.passes.loops import loops
 from lowgrad.passes.order import order
 from lowgrad.passes.simplify import simplify
+from lowgrad.passes.trades import NOTHING, Trades
 from lowgrad.passes.views import views
 
 PIPELINE: tuple[Pass, ...] = (
@@ -23,25 +26,43 @@ PIPELINE: tuple[Pass, ...] = (
     views,  # after simplify, which brings views into the order that these rules look for
     cse,  # after views: equal products are only equal once they have one form
     fuse,  # after cse, since a region hides its nodes from it
+    chunks,  # after fuse, which is for what is around the loops; it lowers their bodies
     order,  # last: what is alive when depends on which kernels there are
 )
 
 OnPass = Callable[[Pass, Graph, Graph], None]
 
 
+def steps(trades: Trades, fuse: bool = True) -> tuple[Pass, ...]:
+    """The passes that run, given what is traded for memory."""
+    found: list[Pass] = []
+    for step in PIPELINE:
+        if step.name == "fuse":
+            if not fuse:
+                continue
+            if trades.loop_over is not None:
+                found.append(loops(trades))  # on whole subgraphs, which fuse would split up
+        found.append(step)
+    return tuple(found)
+
+
 def run_pipeline(
-    graph: Graph, *, fuse: bool = True, on_pass: OnPass | None = None, verify: bool = False
+    graph: Graph,
+    *,
+    fuse: bool = True,
+    trades: Trades = NOTHING,
+    on_pass: OnPass | None = None,
+    verify: bool = False,
 ) -> dict[str, Graph]:
     """The graph after each pass, by the pass's name, in order; "trace" is the graph as given.
 
+    fuse: whether regions are made, and loops. trades: what is given up for memory.
     on_pass: called after each pass, with it and the graphs before and after.
     verify: check the IR's rules after each pass.
     Raises CompileError naming the pass that failed.
     """
     graphs = {"trace": graph}
-    for step in PIPELINE:
-        if step.name == "fuse" and not fuse:
-            continue
+    for step in steps(trades, fuse):
         before, graph = graph, _run(step, graph, verify)
         graphs[step.name] = graph
         if on_pass is not None:

@@ -1,0 +1,275 @@
+"""From a region to loops: which part of it runs in which loop, and the graph with them in it.
+
+A value that needs all pieces (a sum over the rows), or comes back from outside the region, is only
+there after the loop: what depends on it is of the next stage, a loop of its own. That loop makes
+the large values it reads again; small ones of an earlier stage are stored between the loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowgrad.ir.graph import Graph, Node, Value
+from lowgrad.ir.op import REGISTRY
+from lowgrad.ir.walk import needed
+from lowgrad.ops.rows import Dim, accumulator_type
+from lowgrad.passes.loop_region import Facts, Region
+
+Port = tuple[Value, "int | None"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One loop: the nodes it runs, in order, what it reads and along which dim, what it makes."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Loops:
+    """The loops of a region, in order."""
+
+    region: Region
+    stages: tuple[Stage, ...]
+
+    @property
+    def accumulators(self) -> int:
+        """The bytes of the results that are combined over the pieces."""
+        return sum(
+            accumulator_type(value.type).nbytes
+            for stage in self.stages
+            for value in stage.outputs
+            if isinstance(_made_along(self.region, stage, value), str)
+        )
+
+    @property
+    def repeated(self) -> list[Node]:
+        """The nodes that run in a second stage again, once for each time."""
+        runs = [node for stage in self.stages for node in stage.nodes]
+        return _without_first(runs)
+
+    @property
+    def stored(self) -> int:
+        """The bytes of large values that leave a loop after all."""
+        wide = self.region.wide
+        return sum(v.type.nbytes for stage in self.stages for v in stage.outputs if v in wide)
+
+    def widest(self) -> int:
+        """The bytes of the largest value that a loop makes and keeps inside, at full size."""
+        inside = {v for s in self.stages for n in s.nodes for v in n.outputs}
+        return max((v.type.nbytes for v in self.region.wide if v in inside), default=0)
+
+
+def _without_first(nodes: Iterable[Node]) -> list[Node]:
+    seen: set[Node] = set()
+    again = []
+    for node in nodes:
+        if node in seen:
+            again.append(node)
+        seen.add(node)
+    return again
+
+
+def split(facts: Facts, region: Region) -> Loops:
+    """The loops that run `region`."""
+    return _Split(facts, region).loops()
+
+
+class _Split:
+    def __init__(self, facts: Facts, region: Region) -> None:
+        self.facts, self.region = facts, region
+        self.members = sorted(region.slicing, key=facts.index.__getitem__)
+        self.along: dict[Value, int | str | None] = {
+            value: dim
+            for node, found in region.slicing.items()
+            for value, dim in zip(node.outputs, found.outs, strict=True)
+        }
+        self.level = self._levels()
+
+    def loops(self) -> Loops:
+        count = max((self.level[n] for n in self.members), default=0) + 1
+        wanted: list[set[Value]] = [set() for _ in range(count)]
+        for value in self._leaving():
+            wanted[self.level[self.facts.maker[value]]].add(value)
+        stages: list[Stage] = []
+        for level in reversed(range(count)):
+            if wanted[level]:
+                stages.append(self._stage(level, wanted))
+        return Loops(self.region, tuple(reversed(stages)))
+
+    # --- Levels ---------------------------------------------------------------------------------
+
+    def _levels(self) -> dict[Node, int]:
+        """For members, the loop that can run them first; for others, the loops before them."""
+        found: dict[Node, int] = {}
+        if not self.members:
+            return found
+        first = self.facts.index[self.members[0]]
+        last = self.facts.index[self.members[-1]]
+        for node in self.facts.graph.nodes[first : last + 1]:
+            slicing = self.region.slicing.get(node)
+            level = 0
+            for position, value in enumerate(node.inputs):
+                maker = self.facts.maker.get(value)
+                if maker is None or maker not in found:
+                    continue
+                is_inside = maker in self.region.slicing
+                stays = (
+                    slicing is not None and is_inside and self._flows(value, slicing.ins[position])
+                )
+                level = max(level, found[maker] + (is_inside and not stays))
+            if level or slicing is not None:
+                found[node] = level
+        return found
+
+    def _flows(self, value: Value, dim: int | None) -> bool:
+        """Whether a piece of `value`, as it is made, is what a piece of its reader needs."""
+        made = self.along[value]
+        return not isinstance(made, str) and made == dim
+
+    # --- Values that leave ----------------------------------------------------------------------
+
+    def _leaving(self) -> list[Value]:
+        """What the region makes for others, or for itself in another form than it is made in."""
+        kept = set(self.facts.graph.outputs)
+        found = []
+        for node in self.members:
+            if node in self.region.copies:
+                continue
+            for value in node.outputs:
+                if value in kept or any(self._leaves(value, u) for u in self.facts.users[value]):
+                    found.append(value)
+        return found
+
+    def _leaves(self, value: Value, user: Node) -> bool:
+        slicing = self.region.slicing.get(user)
+        if slicing is None:
+            return True
+        pairs = zip(user.inputs, slicing.ins, strict=True)
+        return any(v is value and not self._flows(value, dim) for v, dim in pairs)
+
+    # --- One loop -------------------------------------------------------------------------------
+
+    def _stage(self, level: int, wanted: Sequence[set[Value]]) -> Stage:
+        """The loop that makes `wanted[level]`; adds to what it wants of the loops before."""
+        nodes: set[Node] = set()
+        inputs: dict[Port, None] = {}
+        todo = [self.facts.maker[v] for v in wanted[level]]
+        while todo:
+            node = todo.pop()
+            if node in nodes:
+                continue
+            nodes.add(node)
+            for value, dim in zip(node.inputs, self.region.slicing[node].ins, strict=True):
+                maker = self.facts.maker.get(value)
+                if maker in self.region.slicing and self._flows(value, dim):
+                    if self.level[maker] == level or self._is_made_again(value, maker):
+                        todo.append(maker)
+                        continue
+                    wanted[self.level[maker]].add(value)
+                inputs[(value, dim)] = None
+        order = self.facts.index.__getitem__
+        outputs = sorted(wanted[level], key=lambda v: order(self.facts.maker[v]))
+        return Stage(tuple(sorted(nodes, key=order)), tuple(inputs), tuple(outputs))
+
+    def _is_made_again(self, value: Value, maker: Node) -> bool:
+        return value in self.region.wide or maker in self.region.copies
+
+
+# --- The graph with its loops --------------------------------------------------------------------
+
+
+def with_loops(facts: Facts, loops: Loops, chunk: int) -> Graph:
+    """The graph, in which `loops` have taken the place of their region's nodes."""
+    region = loops.region
+    added: list[Node] = []
+    renamed: dict[Value, Value] = {}
+    for stage in loops.stages:
+        node = _loop(region, stage, chunk)
+        added.append(node)
+        for old, new in zip(stage.outputs, node.outputs, strict=True):
+            if new.type == old.type:
+                renamed[old] = new
+                continue
+            cast = Node(
+                REGISTRY["cast"],
+                (new,),
+                {"dtype": old.type.dtype},
+                (Value(old.type, old.hint),),
+                node.loc,
+            )
+            added.append(cast)
+            renamed[old] = cast.output
+    gone = region.slicing.keys() - region.copies
+    kept = [*added, *(n for n in facts.graph.nodes if n not in gone)]
+    nodes = [_reading(node, renamed) for node in kept]
+    outputs = [renamed.get(v, v) for v in facts.graph.outputs]
+    return facts.graph.with_nodes(needed(_sorted(nodes), outputs), renamed)
+
+
+def _loop(region: Region, stage: Stage, chunk: int) -> Node:
+    inside: dict[Port, Value] = {p: Value(p[0].type, p[0].hint) for p in stage.inputs}
+    made: dict[Value, Value] = {}
+    nodes: list[Node] = []
+    dims: list[Dim] = [dim for _, dim in stage.inputs]
+    for node in stage.nodes:
+        slicing = region.slicing[node]
+        ports = zip(node.inputs, slicing.ins, strict=True)
+        inputs = tuple([inside[p] if p in inside else made[p[0]] for p in ports])
+        outputs = tuple([Value(v.type, v.hint) for v in node.outputs])
+        made.update(zip(node.outputs, outputs, strict=True))
+        nodes.append(Node(node.op, inputs, node.attrs, outputs, node.loc))
+        dims += slicing.outs
+    body = Graph(
+        tuple(inside.values()), tuple(nodes), tuple(made[v] for v in stage.outputs), {}, "loop"
+    )
+    attrs: dict[str, Any] = {
+        "body": body,
+        "dims": tuple(dims),
+        "steps": region.steps,
+        "chunk": chunk,
+    }
+    op = REGISTRY["rows"]
+    types = op.infer(*(v.type for v, _ in stage.inputs), **attrs)
+    assert isinstance(types, tuple), "a loop's outputs are a tuple"
+    outputs = tuple(Value(t, v.hint) for t, v in zip(types, stage.outputs, strict=True))
+    seed = next((n for n in stage.nodes if region.seed in n.outputs), stage.nodes[0])
+    return Node(op, tuple(v for v, _ in stage.inputs), attrs, outputs, seed.loc)
+
+
+def _made_along(region: Region, stage: Stage, value: Value) -> int | str | None:
+    for node in stage.nodes:
+        if value in node.outputs:
+            return region.slicing[node].outs[node.outputs.index(value)]
+    return None
+
+
+def _reading(node: Node, renamed: dict[Value, Value]) -> Node:
+    if not any(v in renamed for v in node.inputs):
+        return node
+    inputs = tuple([renamed.get(v, v) for v in node.inputs])
+    return Node(node.op, inputs, node.attrs, node.outputs, node.loc)
+
+
+def _sorted(nodes: Sequence[Node]) -> list[Node]:
+    """The nodes, each after those that make what it reads, else in the given order."""
+    maker = {v: n for n in nodes for v in n.outputs}
+    done: set[Node] = set()
+    result: list[Node] = []
+    for root in nodes:
+        todo = [root]
+        while todo:
+            node = todo[-1]
+            waiting = [maker[v] for v in node.inputs if v in maker and maker[v] not in done]
+            if node in done or not waiting:
+                todo.pop()
+                if node not in done:
+                    done.add(node)
+                    result.append(node)
+                continue
+            todo += reversed(waiting)
+    return result

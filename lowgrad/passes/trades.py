@@ -1,0 +1,20 @@
+"""What a compilation gives up for memory: the knobs that the search for a budget turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Trades:
+    """Knobs of the passes, all off by default.
+
+    loop_over: loops are made around products of at least so many bytes; None makes none.
+    chunk_bytes: how many bytes of such a product a chunk of its loop may take.
+    """
+
+    loop_over: int | None = None
+    chunk_bytes: int = 1 << 25
+
+
+NOTHING = Trades()

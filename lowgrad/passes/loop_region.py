@@ -89,6 +89,8 @@ class _Growth:
     def _reach(self, value: Value, dim: int) -> None:
         if value in self.region.wide or value.type.numel < self.wide_numel:
             return
+        if value in self.facts.constant:
+            return  # shared by unrelated parts of the program, and copied in the end
         self.region.wide[value] = dim
         self.todo.append((value, dim))
 
@@ -151,29 +153,37 @@ class _Growth:
     # --- What costs nothing to have twice -------------------------------------------------------
 
     def _take_in_copies(self) -> None:
-        """Views of whole operands, and small constants (masks), are made anew in the loop."""
+        """Views, scalings and constants (masks) of what is read are made anew in the loop."""
         region = self.region
         todo = sorted(region.slicing, key=self.facts.index.__getitem__)
         while todo:
             node = todo.pop()
             for value, dim in zip(node.inputs, region.slicing[node].ins, strict=True):
                 maker = self.facts.maker.get(value)
-                if maker is None or maker in region.slicing or isinstance(dim, str):
+                if maker is None or maker in region.slicing or not self._is_free(maker):
                     continue
-                found = self._copied(maker, value, dim)
+                found = self._slicing_to(maker, value, dim)
                 if found is not None:
                     region.slicing[maker] = found
                     region.copies.add(maker)
                     todo.append(maker)
 
-    def _copied(self, maker: Node, value: Value, dim: int | None) -> Slicing | None:
+    def _is_free(self, node: Node) -> bool:
+        if self.facts.constant.issuperset(node.outputs):
+            return True
+        if node.op.family == "view":
+            return len(node.inputs) == 1
+        varying = [v for v in node.inputs if v not in self.facts.constant]
+        return node.op.family == "pointwise" and len(varying) == 1
+
+    def _slicing_to(self, node: Node, value: Value, dim: int | None) -> Slicing | None:
+        """How `node` makes `value` sliced along `dim`, or whole."""
         if dim is None:
-            is_free = maker.op.family == "view" and len(maker.inputs) == 1
-            return Slicing((None,), (None,)) if is_free else None
-        if value not in self.facts.constant:
-            return None
-        place = Place(True, maker.outputs.index(value), dim)
-        return slicing_of(maker, place, self.region.steps)
+            is_kept = node.op.family == "pointwise" and value not in self.facts.constant
+            whole = Slicing((None,) * len(node.inputs), (None,) * len(node.outputs))
+            return None if is_kept else whole  # arithmetic on all of it, for each chunk anew
+        place = Place(True, node.outputs.index(value), dim)
+        return slicing_of(node, place, self.region.steps)
 
 
 # Families whose work is worth a kernel of its own.

@@ -58,11 +58,6 @@ class Loops:
         wide = self.region.wide
         return sum(v.type.nbytes for stage in self.stages for v in stage.outputs if v in wide)
 
-    def widest(self) -> int:
-        """The bytes of the largest value that a loop makes and keeps inside, at full size."""
-        inside = {v for s in self.stages for n in s.nodes for v in n.outputs}
-        return max((v.type.nbytes for v in self.region.wide if v in inside), default=0)
-
 
 def _without_first(nodes: Iterable[Node]) -> list[Node]:
     seen: set[Node] = set()
@@ -156,25 +151,40 @@ class _Split:
 
     def _stage(self, level: int, wanted: Sequence[set[Value]]) -> Stage:
         """The loop that makes `wanted[level]`; adds to what it wants of the loops before."""
-        nodes: set[Node] = set()
-        inputs: dict[Port, None] = {}
+        members: set[Node] = set()
         todo = [self.facts.maker[v] for v in wanted[level]]
         while todo:
             node = todo.pop()
-            if node in nodes:
-                continue
-            nodes.add(node)
-            for value, dim in zip(node.inputs, self.region.slicing[node].ins, strict=True):
-                maker = self.facts.maker.get(value)
-                if maker in self.region.slicing and self._flows(value, dim):
-                    if self.level[maker] == level or self._is_made_again(value, maker):
-                        todo.append(maker)
-                        continue
-                    wanted[self.level[maker]].add(value)
-                inputs[(value, dim)] = None
+            if node not in members:
+                members.add(node)
+                todo += [self.facts.maker[v] for v, _ in self._made_inside(node, level)]
         order = self.facts.index.__getitem__
+        nodes = sorted(members, key=order)
+        # In the order in which they are read, so that equal layers get equal loops.
+        ports = [p for node in nodes for p in self._ports(node)]
+        inside = {p for node in nodes for p in self._made_inside(node, level)}
+        inputs = tuple(dict.fromkeys(p for p in ports if p not in inside))
+        for value, _ in inputs:
+            maker = self.facts.maker.get(value)
+            if maker in self.region.slicing and maker not in self.region.copies:
+                assert maker is not None, "a member makes its values"
+                wanted[self.level[maker]].add(value)
         outputs = sorted(wanted[level], key=lambda v: order(self.facts.maker[v]))
-        return Stage(tuple(sorted(nodes, key=order)), tuple(inputs), tuple(outputs))
+        return Stage(tuple(nodes), inputs, tuple(outputs))
+
+    def _ports(self, node: Node) -> list[Port]:
+        return list(zip(node.inputs, self.region.slicing[node].ins, strict=True))
+
+    def _made_inside(self, node: Node, level: int) -> list[Port]:
+        """What `node` reads of a loop at `level` that this loop makes itself."""
+        found = []
+        for value, dim in self._ports(node):
+            maker = self.facts.maker.get(value)
+            if maker is None or maker not in self.region.slicing or not self._flows(value, dim):
+                continue
+            if self.level[maker] == level or self._is_made_again(value, maker):
+                found.append((value, dim))
+        return found
 
     def _is_made_again(self, value: Value, maker: Node) -> bool:
         return value in self.region.wide or maker in self.region.copies

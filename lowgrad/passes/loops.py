@@ -83,20 +83,20 @@ def _choice(facts: Facts, seed: Value, dim: int, chunk_bytes: int) -> Choice | N
     loops = split(facts, grow(facts, seed, dim))
     if not loops.stages or len(loops.stages) > MAX_STAGES or _is_stored(loops, seed):
         return None
-    chunk = chunk_of(steps, loops.widest(), chunk_bytes)
+    chunk = chunk_of(steps, seed.type.nbytes, chunk_bytes)
     if chunk >= steps:
         return None
     count = -(-steps // chunk)
     again = sum(flops(node) for node in loops.repeated) / FLOPS_PER_BYTE
     # A chunk that does not fit counts as if what is too large were moved many times.
-    excess = max(0, loops.widest() * chunk // steps - chunk_bytes)
+    excess = max(0, seed.type.nbytes * chunk // steps - chunk_bytes)
     price = again + count * (2 * loops.accumulators + _read_each_time(loops)) + 100 * excess
     return Choice(loops, chunk, price)
 
 
-def chunk_of(steps: int, widest: int, chunk_bytes: int) -> int:
-    """How many of `steps` steps fit in `chunk_bytes`, if all take `widest`; at least one."""
-    chunk = min(steps, max(1, steps * chunk_bytes // max(widest, 1)))
+def chunk_of(steps: int, nbytes: int, chunk_bytes: int) -> int:
+    """How many of `steps` steps fit in `chunk_bytes`, if all take `nbytes`; at least one."""
+    chunk = min(steps, max(1, steps * chunk_bytes // max(nbytes, 1)))
     return chunk - chunk % TILE if TILE < chunk < steps else chunk
 
 

@@ -172,7 +172,8 @@ def _accumulate(tensor: Tensor, gradient: Ref, create_graph: bool) -> None:
             return
     if gradient.array is not None:
         # A gradient may be a broadcast or a view of a value that others share.
-        gradient.array = np.ascontiguousarray(gradient.array)
+        # (np.ascontiguousarray would make a 0-d one 1-d.)
+        gradient.array = np.asarray(gradient.array, order="C")
     tensor._set_gradient(wrap(gradient))
 
 

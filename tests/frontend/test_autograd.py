@@ -200,3 +200,11 @@ def test_where_lets_a_nan_of_the_untaken_branch_through_as_pytorch_does():
         found.append(x.grad)
     assert_same(*found)
     assert np.isnan(found[0].numpy()).tolist() == [True, True, False]
+
+
+def test_the_gradient_of_a_number_is_a_number():
+    x = lowgrad.tensor(0.7, requires_grad=True)
+
+    (x * lowgrad.ones(3)).sum().backward()
+
+    assert x.grad.numpy().shape == ()

@@ -214,8 +214,16 @@ def var(
 
 @method()
 def std(input: Tensor, dim: Dims = None, *args: Any, **options: Any) -> Tensor:
-    """The standard deviation: sqrt(var), with var's arguments."""
-    return sqrt(var(input, dim, *args, **options))
+    """The standard deviation: sqrt(var), with var's arguments; its gradient is 0 where it is 0."""
+    return _root(var(input, dim, *args, **options))
+
+
+def _root(square: Tensor) -> Tensor:
+    """sqrt with a gradient of 0, not infinity, where it is 0: of equal elements, as PyTorch's."""
+    if not square.requires_grad:
+        return sqrt(square)
+    is_zero = square == 0
+    return where(is_zero, 0.0, sqrt(where(is_zero, 1.0, square)))
 
 
 def var_mean(
@@ -234,7 +242,7 @@ def var_mean(
 def std_mean(input: Tensor, dim: Dims = None, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
     """(std, mean), with var's arguments."""
     variance, average = var_mean(input, dim, *args, **options)
-    return sqrt(variance), average
+    return _root(variance), average
 
 
 @method()
@@ -243,7 +251,7 @@ def norm(input: Tensor, p: float | str = "fro", dim: Dims = None, keepdim: bool 
     require_float("norm", input)
     order = 2.0 if p == "fro" else float(p)
     if order == 2:
-        return sqrt(sum(input * input, dim, keepdim))
+        return _root(sum(input * input, dim, keepdim))
     if order == 1:
         return sum(abs(input), dim, keepdim)
     if math.isinf(order):

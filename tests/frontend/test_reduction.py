@@ -157,6 +157,11 @@ def test_ties_share_or_not_as_in_pytorch(code):
     assert_gradients_mirrored(code, x=([[1.0, 2, 2], [3, 3, 3]], "float64"))
 
 
+@pytest.mark.parametrize("code", ["x.norm()", "x.norm(dim=1)", "x.std()", "x.std(0)"])
+def test_equal_elements_have_a_deviation_without_slope(code):
+    assert_gradients_mirrored(code, x=([[0.0, 0, 0], [0, 0, 0], [0, 0, 0]], "float64"))
+
+
 @pytest.mark.parametrize("name", ["sum", "prod", "mean", "all", "any", "amax", "argmax", "max"])
 def test_nothing_to_reduce(name):
     for code in (f"x.{name}()", f"x.{name}(0)", f"x.{name}(1)"):

@@ -53,10 +53,14 @@ class Loops:
         return _without_first(runs)
 
     @property
-    def stored(self) -> int:
-        """The bytes of large values that leave a loop after all."""
-        wide = self.region.wide
-        return sum(v.type.nbytes for stage in self.stages for v in stage.outputs if v in wide)
+    def stores_large(self) -> bool:
+        """Whether a value as large as the seed leaves a loop after all."""
+        large = self.region.seed.type.numel
+        return any(
+            v in self.region.wide and v.type.numel >= large
+            for stage in self.stages
+            for v in stage.outputs
+        )
 
 
 def _without_first(nodes: Iterable[Node]) -> list[Node]:
@@ -112,10 +116,9 @@ class _Split:
                 maker = self.facts.maker.get(value)
                 if maker is None or maker not in found:
                     continue
-                is_inside = maker in self.region.slicing
-                stays = (
-                    slicing is not None and is_inside and self._flows(value, slicing.ins[position])
-                )
+                # What is copied into the loop is there outside of it as well.
+                is_inside = maker in self.region.slicing and maker not in self.region.copies
+                stays = slicing is not None and self._flows(value, slicing.ins[position])
                 level = max(level, found[maker] + (is_inside and not stays))
             if level or slicing is not None:
                 found[node] = level
@@ -123,7 +126,7 @@ class _Split:
 
     def _flows(self, value: Value, dim: int | None) -> bool:
         """Whether a piece of `value`, as it is made, is what a piece of its reader needs."""
-        made = self.along[value]
+        made = self.along.get(value, "outside")
         return not isinstance(made, str) and made == dim
 
     # --- Values that leave ----------------------------------------------------------------------

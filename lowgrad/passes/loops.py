@@ -81,7 +81,7 @@ def _choice(facts: Facts, seed: Value, dim: int, chunk_bytes: int) -> Choice | N
     if steps < 2:
         return None
     loops = split(facts, grow(facts, seed, dim))
-    if not loops.stages or len(loops.stages) > MAX_STAGES or _is_stored(loops, seed):
+    if not loops.stages or len(loops.stages) > MAX_STAGES or loops.stores_large:
         return None
     chunk = chunk_of(steps, seed.type.nbytes, chunk_bytes)
     if chunk >= steps:
@@ -98,10 +98,6 @@ def chunk_of(steps: int, nbytes: int, chunk_bytes: int) -> int:
     """How many of `steps` steps fit in `chunk_bytes`, if all take `nbytes`; at least one."""
     chunk = min(steps, max(1, steps * chunk_bytes // max(nbytes, 1)))
     return chunk - chunk % TILE if TILE < chunk < steps else chunk
-
-
-def _is_stored(loops: Loops, seed: Value) -> bool:
-    return any(seed in stage.outputs for stage in loops.stages)
 
 
 def _read_each_time(loops: Loops) -> int:

@@ -1,7 +1,8 @@
-"""Timing, fairly: the two sides take turns, and the ratio is of their medians in one run."""
+"""Measuring fairly: two sides take turns, and the ratio is of their medians in one run."""
 
 from __future__ import annotations
 
+import json
 import platform
 import statistics
 import subprocess
@@ -10,7 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,14 @@ class Comparison:
 
 
 def compare(
-    ours: Callable[[], Any], theirs: Callable[[], Any], *, seconds: float = 4.0, warmup: int = 3
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    *,
+    seconds: float,
+    warmup: int = 3,
+    least_rounds: int = 5,
 ) -> Comparison:
-    """Time both in alternating rounds for about `seconds`."""
+    """Time both in alternating rounds for about `seconds`, and at least so many rounds."""
     for _ in range(warmup):
         ours()
         theirs()
@@ -34,7 +43,7 @@ def compare(
     mine: list[float] = []
     other: list[float] = []
     end = time.perf_counter() + seconds
-    while len(mine) < 5 or time.perf_counter() < end:
+    while len(mine) < least_rounds or time.perf_counter() < end:
         mine.append(_timed(ours, repeats))
         other.append(_timed(theirs, repeats))
     a, b = statistics.median(mine), statistics.median(other)
@@ -65,6 +74,24 @@ def fresh_process_s(code: str, *, runs: int = 5) -> float:
     return statistics.median(times)
 
 
+@dataclass(frozen=True)
+class Child:
+    """What a step takes in a process of its own. peak_bytes: of memory, above the imports'."""
+
+    peak_bytes: float
+    losses: list[float]
+
+
+def in_own_process(framework: str, program: str, steps: int) -> Child:
+    """Run `steps` steps of `benchmarks.child`'s program there."""
+    command = [sys.executable, "-m", "benchmarks.child", framework, program, str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return Child(found["peak_bytes"], found["losses"])
+
+
 def environment() -> dict[str, str]:
     """What the figures depend on: machine and versions."""
     found = {
@@ -72,7 +99,7 @@ def environment() -> dict[str, str]:
         "machine": platform.machine(),
         "processor": _processor(),
     }
-    for name in ("numpy", "scipy", "ml_dtypes", "triton", "torch"):
+    for name in ("lowgrad", "numpy", "scipy", "ml_dtypes", "triton", "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

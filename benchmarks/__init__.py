@@ -1,0 +1,1 @@
+"""The figures of lowgrad, each with the bound that it should keep: `python -m benchmarks.run`."""

@@ -1,0 +1,79 @@
+"""What a graph costs to run: launches, bytes moved and products, for comparing plans.
+
+A model, not a measurement: bytes that a node reads and writes, once each, and the floating
+operations of its products. It knows no tile and no cache; `Compiled.cost` counts what the generated
+kernels really do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from lowgrad.ir.graph import Graph, Node
+from lowgrad.ops.rows import accumulator_type, dims_of
+
+# What a floating operation of a product and a launch cost, in bytes moved, on machines of today:
+# memory moves a byte while products do 5 to 15 operations; a launch takes as long as a megabyte.
+FLOPS_PER_BYTE = 10
+LAUNCH_BYTES = 1 << 20
+
+# The same memory under another shape or order, or nothing that anybody stores.
+FREE = frozenset(("reshape", "permute", "expand", "slice", "flip"))
+
+
+class Work(NamedTuple):
+    """What running something takes."""
+
+    launches: int = 0
+    nbytes: int = 0
+    flops: int = 0
+
+    @property
+    def price(self) -> float:
+        """All of it as bytes moved."""
+        return self.launches * LAUNCH_BYTES + self.nbytes + self.flops / FLOPS_PER_BYTE
+
+    def plus(self, other: Work, times: int = 1) -> Work:
+        """This and `times` the other."""
+        return Work(*(a + times * b for a, b in zip(self, other, strict=True)))
+
+
+def work(nodes: Iterable[Node]) -> Work:
+    """What running `nodes` takes."""
+    total = Work()
+    for node in nodes:
+        total = total.plus(work_of(node))
+    return total
+
+
+def work_of(node: Node) -> Work:
+    """What running one node takes."""
+    if node.op.name in FREE:
+        return Work()
+    if node.op.family == "loop":
+        return _of_loop(node)
+    read = sum(v.type.nbytes for v in dict.fromkeys(node.inputs))
+    if node.op.family == "indexing" and node.op.moves_data:
+        read = min(read, 2 * node.output.type.nbytes)  # only what is picked
+    return Work(1, read + sum(v.type.nbytes for v in node.outputs), flops_of(node))
+
+
+def flops_of(node: Node) -> int:
+    """The floating operations of the products in `node`; whatever else it does comes with bytes."""
+    if node.op.family == "contraction":
+        return 2 * math.prod(node.output.type.shape) * node.inputs[0].type.shape[-1]
+    body: Graph | None = node.attrs.get("body")
+    return 0 if body is None else sum(flops_of(inner) for inner in body.nodes)
+
+
+def _of_loop(node: Node) -> Work:
+    attrs = node.attrs
+    whole, tail = divmod(attrs["steps"], attrs["chunk"])
+    dims = dims_of(attrs["body"], attrs["dims"])
+    sums = [v for v in attrs["body"].outputs if isinstance(dims[v], str)]
+    total = Work(len(sums), sum(accumulator_type(v.type).nbytes for v in sums))  # filled first
+    for piece, times in zip(attrs["pieces"], (whole, 1 if tail else 0), strict=False):
+        total = total.plus(work(piece.nodes), times)
+    return total

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lowgrad.errors import ArgumentError, OutOfMemory
+from lowgrad.budget import Search
+from lowgrad.errors import ArgumentError
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.op import Array
 from lowgrad.passes.base import Pass
-from lowgrad.passes.pipeline import run_pipeline
-from lowgrad.passes.trades import NOTHING, Trades
+from lowgrad.passes.trades import Trades
 
 if TYPE_CHECKING:
     from lowgrad.runtime.memory import Plan
@@ -29,14 +29,17 @@ class Runs(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How to compile. `memory` is the budget of `plan.peak_bytes`, None for none."""
+    """How to compile. `memory` is the budget of `plan.peak_bytes`, None for none.
+
+    trades: what to trade for memory, instead of a search.
+    """
 
     device: str = "cpu"
     target: str | None = None
     memory: int | None = None
     fuse: bool = True
     keep_grads: bool = False
-    trades: Trades = NOTHING
+    trades: Trades | None = None
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,23 @@ class Cost:
 
 
 class Compiled:
-    """A step, compiled for one signature. Everything but `graphs` is made when first asked for.
+    """A step, compiled for one signature. Kernels and executable are made when first asked for.
 
     graphs: {"trace": ..., pass: ...}, the graph as recorded and after each pass, in order.
+    Raises OutOfMemory if no plan obeys the budget: before anything has run.
     """
 
     def __init__(self, graph: Graph, forward_nodes: int, options: Options) -> None:
         self.options = options
         self.pass_ms: dict[str, float] = {}
-        self.graphs = {"trace": _forward_only(graph, forward_nodes), "autodiff": graph}
         self._clock = time.perf_counter()
-        after = run_pipeline(
-            graph, fuse=options.fuse, trades=options.trades, on_pass=self._note_pass
-        )
-        self.graphs |= {name: g for name, g in after.items() if name != "trace"}
+        search = Search(graph, fuse=options.fuse, on_pass=self._note_pass)
+        if options.trades is not None:
+            self._chosen = search.candidate(options.trades)
+        else:
+            self._chosen = search.best(options.memory)
+        self.graphs = {"trace": _forward_only(graph, forward_nodes), "autodiff": graph}
+        self.graphs |= {n: g for n, g in self._chosen.graphs.items() if n != "trace"}
 
     def _note_pass(self, step: Pass, before: Graph, after: Graph) -> None:
         now = time.perf_counter()
@@ -77,23 +83,12 @@ class Compiled:
     @property
     def graph(self) -> Graph:
         """The graph after the last pass: what is lowered and planned."""
-        return next(reversed(self.graphs.values()))
+        return self._chosen.graph
 
-    @cached_property
+    @property
     def plan(self) -> Plan:
-        """Where each buffer lies, and the exact peak. Raises OutOfMemory if over the budget."""
-        from lowgrad.runtime.memory import plan as plan_memory
-
-        found = plan_memory(self.graph)
-        budget = self.options.memory
-        if budget is not None and found.peak_bytes > budget:
-            raise OutOfMemory(
-                f"{self.graph.name} needs {found.peak_bytes} bytes at its peak; "
-                f"the budget is {budget}, {found.peak_bytes - budget} too few",
-                operands=found.largest(4),
-                fix="raise memory=, or make the batch smaller; nothing was run",
-            )
-        return found
+        """Where each buffer lies, the exact peak, and what was traded for it."""
+        return self._chosen.plan
 
     @cached_property
     def kernels(self) -> tuple[Any, ...]:
@@ -123,7 +118,6 @@ class Compiled:
     @cached_property
     def executable(self) -> Runs:
         """The program that runs the step on the chosen device."""
-        self.plan  # noqa: B018  (refuses a step that is over its budget, before anything runs)
         started = time.perf_counter()
         if self.options.device == "interpret":
             from lowgrad.codegen.step import KernelExecutable

@@ -18,8 +18,8 @@ class Slicing(NamedTuple):
     """A way to run a node in pieces.
 
     ins: for each operand the dim that is sliced, None for whole. outs: for each result the dim that
-    the pieces lie along, the name of the tile function that combines them (`add`, `maximum`), or None
-    for what every piece makes whole.
+    the pieces lie along, or the name of the tile function that combines them (`add`, `maximum`), or
+    None for what every piece makes whole.
     """
 
     ins: tuple[int | None, ...]

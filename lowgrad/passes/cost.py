@@ -13,11 +13,16 @@ from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ops.rows import accumulator_type, dims_of
+from lowgrad.passes.order import peak_bytes
 
 # What a floating operation of a product and a launch cost, in bytes moved, on machines of today:
 # memory moves a byte while products do 5 to 15 operations; a launch takes as long as a megabyte.
 FLOPS_PER_BYTE = 10
 LAUNCH_BYTES = 1 << 20
+# What a loop's chunk makes and uses up itself stays in a cache of this size, if it fits.
+CACHE_BYTES = 1 << 25
+# Products that have a side of at most this size run tile by tile in one kernel, one after another.
+TILE_WIDTH = 256
 
 # The same memory under another shape or order, or nothing that anybody stores.
 FREE = frozenset(("reshape", "permute", "expand", "slice", "flip"))
@@ -73,7 +78,26 @@ def _of_loop(node: Node) -> Work:
     whole, tail = divmod(attrs["steps"], attrs["chunk"])
     dims = dims_of(attrs["body"], attrs["dims"])
     sums = [v for v in attrs["body"].outputs if isinstance(dims[v], str)]
+    ends = (*node.inputs, *node.outputs)
+    if all(_is_narrow(inner) for inner in attrs["body"].nodes):
+        stages = 1 + sum(isinstance(dims[v], str) for v in attrs["body"].outputs)
+        return Work(min(2, stages), sum(v.type.nbytes for v in ends), flops_of(node))
     total = Work(len(sums), sum(accumulator_type(v.type).nbytes for v in sums))  # filled first
     for piece, times in zip(attrs["pieces"], (whole, 1 if tail else 0), strict=False):
-        total = total.plus(work(piece.nodes), times)
+        total = total.plus(_of_piece(piece), times)
     return total
+
+
+def _is_narrow(node: Node) -> bool:
+    """Whether tiles of a product, if it is one, need not leave a kernel."""
+    if node.op.family != "contraction":
+        return True
+    return min(*node.output.type.shape[-2:], node.inputs[0].type.shape[-1]) <= TILE_WIDTH
+
+
+def _of_piece(piece: Graph) -> Work:
+    found = work(piece.nodes)
+    if peak_bytes(piece) > CACHE_BYTES:
+        return found
+    ends = (*piece.inputs, *piece.outputs)
+    return found._replace(nbytes=min(found.nbytes, sum(v.type.nbytes for v in ends)))

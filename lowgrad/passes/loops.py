@@ -9,17 +9,15 @@ finds what needs all rows at once (`loop_stages.py`), and picks the dim that cos
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import Pass
+from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of
 from lowgrad.passes.loop_region import Facts, grow
-from lowgrad.passes.loop_stages import Loops, split, with_loops
+from lowgrad.passes.loop_stages import Loops, Stage, split, with_loops
 from lowgrad.passes.trades import Trades
 
-# How many floating operations cost as much as moving a byte, on machines of today (5 to 15).
-FLOPS_PER_BYTE = 10
 # More loops than this are no plan: the large value couples what it is sliced along.
 MAX_STAGES = 4
 # Chunks of at least so many steps are made of whole tiles.
@@ -72,26 +70,41 @@ def _largest(facts: Facts, least: int, tried: set[Value]) -> Value | None:
 
 def best_choice(facts: Facts, seed: Value, chunk_bytes: int) -> Choice | None:
     """The cheapest loops around `seed` whose chunks fit in `chunk_bytes`, if there are any."""
-    choices = [_choice(facts, seed, dim, chunk_bytes) for dim in range(seed.type.ndim)]
-    return min((c for c in choices if c is not None), key=lambda c: c.price, default=None)
+    if seed.type.nbytes <= chunk_bytes:
+        return None
+    choices = [c for dim in range(seed.type.ndim) for c in _choices(facts, seed, dim, chunk_bytes)]
+    return min(choices, key=lambda c: c.price, default=None)
 
 
-def _choice(facts: Facts, seed: Value, dim: int, chunk_bytes: int) -> Choice | None:
+def _choices(facts: Facts, seed: Value, dim: int, chunk_bytes: int) -> list[Choice]:
+    """The loops along one dim: with chunks as large as they may be, and with ones for a cache."""
     steps = seed.type.shape[dim]
     if steps < 2:
-        return None
+        return []
     loops = split(facts, grow(facts, seed, dim))
     if not loops.stages or len(loops.stages) > MAX_STAGES or loops.stores_large:
-        return None
-    chunk = chunk_of(steps, seed.type.nbytes, chunk_bytes)
-    if chunk >= steps:
-        return None
+        return []
+    sizes = {chunk_of(steps, seed.type.nbytes, n) for n in (chunk_bytes, CACHE_BYTES // 2)}
+    most = chunk_of(steps, seed.type.nbytes, chunk_bytes)
+    return [
+        Choice(loops, chunk, _price(loops, chunk, chunk_bytes))
+        for chunk in sorted(sizes, reverse=True)
+        if chunk <= most and chunk < steps
+    ]
+
+
+def _price(loops: Loops, chunk: int, chunk_bytes: int) -> float:
+    seed, steps = loops.region.seed, loops.region.steps
     count = -(-steps // chunk)
-    again = sum(flops(node) for node in loops.repeated) / FLOPS_PER_BYTE
+    taken = seed.type.nbytes * chunk // steps
+    again = sum(flops_of(node) for node in loops.repeated) / FLOPS_PER_BYTE
+    launches = count * LAUNCH_BYTES * sum(len(_products(s)) for s in loops.stages)
+    price = again + launches + count * (2 * loops.accumulators + _read_each_time(loops))
+    if taken > CACHE_BYTES:
+        # What lies between the products goes to memory and back.
+        price += 2 * seed.type.nbytes * sum(len(_products(s)) for s in loops.stages)
     # A chunk that does not fit counts as if what is too large were moved many times.
-    excess = max(0, seed.type.nbytes * chunk // steps - chunk_bytes)
-    price = again + count * (2 * loops.accumulators + _read_each_time(loops)) + 100 * excess
-    return Choice(loops, chunk, price)
+    return price + 100 * max(0, taken - chunk_bytes)
 
 
 def chunk_of(steps: int, nbytes: int, chunk_bytes: int) -> int:
@@ -100,14 +113,10 @@ def chunk_of(steps: int, nbytes: int, chunk_bytes: int) -> int:
     return chunk - chunk % TILE if TILE < chunk < steps else chunk
 
 
+def _products(stage: Stage) -> list[Node]:
+    return [node for node in stage.nodes if node.op.family == "contraction"]
+
+
 def _read_each_time(loops: Loops) -> int:
     """The bytes of operands that every chunk reads whole."""
     return sum(v.type.nbytes for stage in loops.stages for v, dim in stage.inputs if dim is None)
-
-
-def flops(node: Node) -> int:
-    """The floating operations of a node, those of products only: the others come with memory."""
-    if node.op.family != "contraction":
-        return 0
-    a = node.inputs[0].type
-    return 2 * math.prod(node.output.type.shape) * a.shape[-1]

@@ -32,17 +32,23 @@ def peak_bytes(graph: Graph, order: Sequence[int] | None = None) -> int:
 
     An estimate for comparing orders: offsets and workspaces are the memory planner's.
     """
+    return highest(graph, order)[0]
+
+
+def highest(graph: Graph, order: Sequence[int] | None = None) -> tuple[int, int]:
+    """(peak_bytes, the place in the order at which they are reached)."""
     buffers = _Buffers(graph)
     left = [len(readers) for readers in buffers.readers]
-    alive = peak = 0
-    for index in range(len(graph.nodes)) if order is None else order:
+    alive = peak = at = 0
+    for place, index in enumerate(range(len(graph.nodes)) if order is None else order):
         alive += sum(buffers.nbytes[b] for b in buffers.made[index])
-        peak = max(peak, alive)
+        if alive > peak:
+            peak, at = alive, place
         for buffer in buffers.touched[index]:
             left[buffer] -= 1
             if left[buffer] == 0 and not buffers.stays[buffer]:
                 alive -= buffers.nbytes[buffer]
-    return peak
+    return peak, at
 
 
 class _Buffers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lowgrad.errors import CompileError, LowgradError
 from lowgrad.ir.graph import Graph
@@ -15,35 +15,35 @@ from lowgrad.passes.fold import fold
 from lowgrad.passes.fuse import fuse
 from lowgrad.passes.loops import loops
 from lowgrad.passes.order import order
+from lowgrad.passes.remat import remat
 from lowgrad.passes.simplify import simplify
 from lowgrad.passes.trades import NOTHING, Trades
 from lowgrad.passes.views import views
 
-PIPELINE: tuple[Pass, ...] = (
+SIMPLIFY: tuple[Pass, ...] = (
     dce,  # first: autodiff leaves gradients that nobody asked for, and rules count readers
     fold,  # before simplify, whose rules know constants by their `full`
     simplify,
     views,  # after simplify, which brings views into the order that these rules look for
     cse,  # after views: equal products are only equal once they have one form
+)
+LOWER: tuple[Pass, ...] = (
     fuse,  # after cse, since a region hides its nodes from it
     chunks,  # after fuse, which is for what is around the loops; it lowers their bodies
     order,  # last: what is alive when depends on which kernels there are
 )
+PIPELINE = SIMPLIFY + LOWER
 
 OnPass = Callable[[Pass, Graph, Graph], None]
 
 
-def steps(trades: Trades, fuse: bool = True) -> tuple[Pass, ...]:
-    """The passes that run, given what is traded for memory."""
-    found: list[Pass] = []
-    for step in PIPELINE:
-        if step.name == "fuse":
-            if not fuse:
-                continue
-            if trades.loop_over is not None:
-                found.append(loops(trades))  # on whole subgraphs, which fuse would split up
-        found.append(step)
-    return tuple(found)
+def lower(trades: Trades, fuse: bool = True) -> tuple[Pass, ...]:
+    """The passes after SIMPLIFY, given what is traded for memory."""
+    if not fuse:
+        return tuple(step for step in LOWER if step.name != "fuse")
+    before = () if trades.loop_over is None else (loops(trades),)  # on what fuse would split up
+    after = (remat(trades),) if trades.remat else ()  # on an order, in which there is a peak
+    return before + LOWER + after
 
 
 def run_pipeline(
@@ -57,12 +57,22 @@ def run_pipeline(
     """The graph after each pass, by the pass's name, in order; "trace" is the graph as given.
 
     fuse: whether regions are made, and loops. trades: what is given up for memory.
+    on_pass, verify: as in run_passes.
+    """
+    return run_passes((*SIMPLIFY, *lower(trades, fuse)), graph, on_pass=on_pass, verify=verify)
+
+
+def run_passes(
+    steps: Iterable[Pass], graph: Graph, *, on_pass: OnPass | None = None, verify: bool = False
+) -> dict[str, Graph]:
+    """The graph after each of `steps`, by the pass's name; "trace" is the graph as given.
+
     on_pass: called after each pass, with it and the graphs before and after.
     verify: check the IR's rules after each pass.
     Raises CompileError naming the pass that failed.
     """
     graphs = {"trace": graph}
-    for step in steps(trades, fuse):
+    for step in steps:
         before, graph = graph, _run(step, graph, verify)
         graphs[step.name] = graph
         if on_pass is not None:

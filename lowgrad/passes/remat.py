@@ -19,12 +19,17 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from lowgrad.ir.graph import Graph, Node, Value
+from lowgrad.passes.base import Pass
 from lowgrad.passes.cost import work_of
+from lowgrad.passes.order import highest, order
+from lowgrad.passes.trades import Trades
 
 # Capacities are int32, and so is the flow: all finite ones together, and more than that.
 CAPACITY = 1 << 29
 WALL = 1 << 30
 UNCUT = math.inf
+# Peaks after the first: where values that are made again meet.
+MAX_PEAKS = 4
 # How much more a value weighs that waits till the end than one that is read at once.
 LONG_WAIT = 0.5
 
@@ -36,6 +41,25 @@ class Again:
     graph: Graph
     repeated: tuple[Node, ...]
     dropped: tuple[Value, ...]
+
+
+def remat(trades: Trades) -> Pass:
+    """The pass that trades time for memory at `trades.remat` bytes moved for a byte."""
+    return Pass("remat", lambda graph: _flattened(graph, trades.remat), exact=True)
+
+
+def _flattened(graph: Graph, weight: float) -> Graph:
+    """`graph` with its peaks cut down, as long as that helps."""
+    for _ in range(MAX_PEAKS):
+        peak, at = highest(graph)
+        again = rematerialize(graph, at, weight)
+        if not again.repeated:
+            break
+        lower = order(again.graph)
+        if highest(lower)[0] >= peak:
+            break
+        graph = lower
+    return graph
 
 
 def rematerialize(graph: Graph, at: int, weight: float) -> Again:

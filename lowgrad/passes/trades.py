@@ -1,4 +1,4 @@
-"""What a compilation gives up for memory: the knobs that the search for a budget turns."""
+"""What a compilation gives up for memory: the knobs that the search for a plan turns."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ class Trades:
 
     loop_over: loops are made around products of at least so many bytes; None makes none.
     chunk_bytes: how many bytes of such a product a chunk of its loop may take.
+    remat: how many bytes of traffic a byte of memory is worth at the peak; 0 keeps everything.
     """
 
     loop_over: int | None = None
-    chunk_bytes: int = 1 << 25
+    chunk_bytes: int = 0
+    remat: float = 0.0
 
 
 NOTHING = Trades()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Location, Node, Value
@@ -109,7 +110,7 @@ def plan(graph: Graph) -> Plan:
             if roots[value] is value and value not in over:
                 spans.append(Span(_name(value, node), value.type.nbytes, first[value], last[value]))
                 owners.append(_Owner(value, node, index))
-        temporaries = scratch_bytes(node, over_of(node, over))
+        temporaries = _temporaries(node, over)
         if temporaries:
             spans.append(Span(f"scratch of {node.op.name}", temporaries, index, index))
             owners.append(_Owner(None, node, index))
@@ -130,6 +131,19 @@ def plan(graph: Graph) -> Plan:
         reused=reused,
         scratch={o.at: a for o, a in zip(owners, placed.offsets, strict=True) if not o.value},
     )
+
+
+@lru_cache(maxsize=256)
+def piece_plan(piece: Graph) -> Plan:
+    """The plan of one piece of a row loop, whose arena is scratch of the loop."""
+    return plan(piece)
+
+
+def _temporaries(node: Node, over: Mapping[Value, Value]) -> int:
+    """The bytes that `node` needs beside its operands and results."""
+    if node.op.family == "loop":
+        return max(piece_plan(piece).arena_bytes for piece in node.attrs["pieces"])
+    return scratch_bytes(node, over_of(node, over))
 
 
 class _Owner(NamedTuple):
@@ -223,8 +237,7 @@ def _reused(
 
 def _saves(node: Node, new: Value, old: Value, over: Mapping[Value, Value]) -> bool:
     """Whether writing over `old` needs no copy of what is read of it later."""
-    before = scratch_bytes(node, over_of(node, over))
-    return scratch_bytes(node, over_of(node, {**over, new: old})) <= before
+    return _temporaries(node, {**over, new: old}) <= _temporaries(node, over)
 
 
 def _extend(reused: Mapping[Value, Value], last: dict[Value, int]) -> None:

@@ -93,7 +93,7 @@ def test_a_pass_that_fails_is_named(monkeypatch):
     def broken(graph):
         raise KeyError("lost")
 
-    monkeypatch.setattr(pipeline, "PIPELINE", (broken,))
+    monkeypatch.setattr(pipeline, "LOWER", (broken,))
 
     with pytest.raises(CompileError, match=r"pass broken failed on classifier: KeyError\('lost'\)"):
         run_pipeline(steps.classifier())
@@ -104,7 +104,7 @@ def test_a_pass_that_breaks_the_graph_is_named(monkeypatch):
     def careless(graph):
         return graph.with_nodes(graph.nodes[1:])
 
-    monkeypatch.setattr(pipeline, "PIPELINE", (careless,))
+    monkeypatch.setattr(pipeline, "LOWER", (careless,))
 
     with pytest.raises(CompileError, match="pass careless failed"):
         run_pipeline(steps.classifier(), verify=True)

@@ -23,6 +23,8 @@ from lowgrad.runtime.memory import plan as plan_memory
 # The mild preference: what a trade must save of the peak, and may cost of the modelled time.
 WORTH_SAVING = 0.10
 WORTH_PAYING = 0.05
+# Nobody misses so little; and a loop of small chunks is all launches.
+WORTH_BYTES = 1 << 24
 # A chunk takes this part of the largest product: few launches more, and little left to save.
 CHUNKS = 12
 # Bytes of traffic for a byte of memory that cost no product: elementwise work done twice.
@@ -108,14 +110,16 @@ class Search:
         """`base`, or what saves much and costs little."""
         best = base
         chunk = max(_products(self.simplified), default=0) // CHUNKS
-        for least in self._classes(base.peak * WORTH_SAVING):
+        for least in self._classes(max(base.peak * WORTH_SAVING, WORTH_BYTES)):
             if least > chunk:
                 best = self._better(best, Trades(least, chunk))
+        if best.plan.arena_bytes < WORTH_BYTES:
+            return best
         return self._better(best, replace(best.trades, remat=FREE_REMAT))
 
     def _better(self, known: Candidate, trades: Trades) -> Candidate:
         other = self.candidate(trades)
-        saves = known.peak - other.peak > known.peak * WORTH_SAVING
+        saves = known.peak - other.peak > max(known.peak * WORTH_SAVING, WORTH_BYTES)
         costs = other.work.price - known.work.price
         return other if saves and costs < known.work.price * WORTH_PAYING else known
 

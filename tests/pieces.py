@@ -9,6 +9,7 @@ import numpy as np
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.interpret import interpret
 from lowgrad.ir.op import Array
+from lowgrad.ir.slicing import window
 from lowgrad.ops.rows import dims_of, identity
 from lowgrad.passes.chunks import chunk_graph
 
@@ -23,9 +24,9 @@ def run_in_pieces(node: Node, arrays: tuple[Array, ...], *, lowered: bool = Fals
     for start in range(0, steps, chunk):
         taken = min(chunk, steps - start)
         graph = attrs["pieces"][taken != chunk] if lowered else chunk_graph(node, taken)
-        window = (start, taken, steps)
+        at = (start, taken, steps)
         inputs = [
-            _piece(array, dims[v], *window)
+            window(array, dims[v], *at)
             for array, v in zip(arrays, attrs["body"].inputs, strict=True)
         ]
         inputs += [r for r, dim in zip(results, along, strict=True) if isinstance(dim, str)]
@@ -33,7 +34,7 @@ def run_in_pieces(node: Node, arrays: tuple[Array, ...], *, lowered: bool = Fals
             inputs.append(np.array(start, np.int64))
         outputs = interpret(graph, *inputs)
         for result, output, dim in zip(results, outputs, along, strict=True):
-            _piece(result, dim if isinstance(dim, int) else None, *window)[...] = output
+            window(result, dim, *at)[...] = output
     return results
 
 
@@ -45,11 +46,3 @@ def pieces_of(graph: Graph) -> list[Node]:
 def _empty(type_: Any, dim: Any) -> Array:
     start = identity(dim, type_.dtype) if isinstance(dim, str) else 0
     return np.full(type_.shape, start, type_.dtype.numpy)
-
-
-def _piece(array: Array, dim: Any, start: int, taken: int, steps: int) -> Array:
-    if not isinstance(dim, int):
-        return array
-    unit = array.shape[dim] // steps
-    window = (slice(None),) * dim + (slice(start * unit, (start + taken) * unit),)
-    return array[window]

@@ -10,8 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy.typing as npt
+
 from lowgrad.ir.build import Builder, Tracer
 from lowgrad.ir.types import TensorType
+
+Array = npt.NDArray[Any]
 
 
 class Slicing(NamedTuple):
@@ -87,3 +91,11 @@ def windowed(attrs: dict[str, Any], to: Cut, base: TensorType) -> dict[str, Any]
     assert dim is not None, "a slice has a place for every element"
     stops[dim] = base.shape[dim]
     return {**attrs, "stops": tuple(stops)}
+
+
+def window(array: Array, dim: int | str | None, start: int, taken: int, steps: int) -> Array:
+    """The part of `array` that `taken` of `steps` steps from `start` on take along `dim`."""
+    if not isinstance(dim, int):
+        return array
+    unit = array.shape[dim] // steps
+    return array[(slice(None),) * dim + (slice(start * unit, (start + taken) * unit),)]

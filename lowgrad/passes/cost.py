@@ -79,7 +79,7 @@ def _of_loop(node: Node) -> Work:
     dims = dims_of(attrs["body"], attrs["dims"])
     sums = [v for v in attrs["body"].outputs if isinstance(dims[v], str)]
     ends = (*node.inputs, *node.outputs)
-    if all(_is_narrow(inner) for inner in attrs["body"].nodes):
+    if all(is_narrow(inner) for inner in attrs["body"].nodes):
         stages = 1 + sum(isinstance(dims[v], str) for v in attrs["body"].outputs)
         return Work(min(2, stages), sum(v.type.nbytes for v in ends), flops_of(node))
     total = Work(len(sums), sum(accumulator_type(v.type).nbytes for v in sums))  # filled first
@@ -88,7 +88,7 @@ def _of_loop(node: Node) -> Work:
     return total
 
 
-def _is_narrow(node: Node) -> bool:
+def is_narrow(node: Node) -> bool:
     """Whether tiles of a product, if it is one, need not leave a kernel."""
     if node.op.family != "contraction":
         return True

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lowgrad.ir.graph import Graph, Node, Value
+from lowgrad.ir.graph import Graph, Value
 from lowgrad.passes.base import Pass
-from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of
+from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of, is_narrow
 from lowgrad.passes.loop_region import Facts, grow
-from lowgrad.passes.loop_stages import Loops, Stage, split, with_loops
+from lowgrad.passes.loop_stages import Loops, split, with_loops
 from lowgrad.passes.trades import Trades
 
 # More loops than this are no plan: the large value couples what it is sliced along.
@@ -95,14 +95,16 @@ def _choices(facts: Facts, seed: Value, dim: int, chunk_bytes: int) -> list[Choi
 
 def _price(loops: Loops, chunk: int, chunk_bytes: int) -> float:
     seed, steps = loops.region.seed, loops.region.steps
+    products = [n for s in loops.stages for n in s.nodes if n.op.family == "contraction"]
+    again = sum(flops_of(node) for node in loops.repeated) / FLOPS_PER_BYTE
     count = -(-steps // chunk)
     taken = seed.type.nbytes * chunk // steps
-    again = sum(flops_of(node) for node in loops.repeated) / FLOPS_PER_BYTE
-    launches = count * LAUNCH_BYTES * sum(len(_products(s)) for s in loops.stages)
-    price = again + launches + count * (2 * loops.accumulators + _read_each_time(loops))
-    if taken > CACHE_BYTES:
-        # What lies between the products goes to memory and back.
-        price += 2 * seed.type.nbytes * sum(len(_products(s)) for s in loops.stages)
+    price = again + count * (2 * loops.accumulators + _read_each_time(loops))
+    if not all(map(is_narrow, products)):
+        price += count * LAUNCH_BYTES * len(products)
+        if taken > CACHE_BYTES:
+            # What lies between the products goes to memory and back.
+            price += 2 * seed.type.nbytes * len(products)
     # A chunk that does not fit counts as if what is too large were moved many times.
     return price + 100 * max(0, taken - chunk_bytes)
 
@@ -111,10 +113,6 @@ def chunk_of(steps: int, nbytes: int, chunk_bytes: int) -> int:
     """How many of `steps` steps fit in `chunk_bytes`, if all take `nbytes`; at least one."""
     chunk = min(steps, max(1, steps * chunk_bytes // max(nbytes, 1)))
     return chunk - chunk % TILE if TILE < chunk < steps else chunk
-
-
-def _products(stage: Stage) -> list[Node]:
-    return [node for node in stage.nodes if node.op.family == "contraction"]
 
 
 def _read_each_time(loops: Loops) -> int:

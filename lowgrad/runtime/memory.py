@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Location, Node, Value
 from lowgrad.ir.types import TensorType
+from lowgrad.ops.rows import dims_of
 from lowgrad.passes.in_place import may_overwrite
-from lowgrad.runtime.arena import Span, place
+from lowgrad.runtime.arena import ALIGNMENT, Span, place
 from lowgrad.runtime.cpu.scratch import scratch_bytes
 
 # Views that NumPy makes without copying, whatever the strides of what they are taken from.
@@ -133,17 +134,55 @@ def plan(graph: Graph) -> Plan:
     )
 
 
-@lru_cache(maxsize=256)
-def piece_plan(piece: Graph) -> Plan:
-    """The plan of one piece of a row loop, whose arena is scratch of the loop."""
-    return plan(piece)
-
-
 def _temporaries(node: Node, over: Mapping[Value, Value]) -> int:
     """The bytes that `node` needs beside its operands and results."""
     if node.op.family == "loop":
-        return max(piece_plan(piece).arena_bytes for piece in node.attrs["pieces"])
+        return LoopLayout(node).nbytes
     return scratch_bytes(node, over_of(node, over))
+
+
+# --- Loops -------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def addressed(piece: Graph) -> Graph:
+    """A piece of a row loop that writes its results where it is told: further inputs, unread."""
+    places = {o: Value(v.type, v.hint) for o, v in enumerate(piece.outputs)}
+    places = {o: v for o, v in places.items() if o not in piece.aliases}
+    count = len(piece.inputs)
+    aliases = {**piece.aliases, **{o: count + i for i, o in enumerate(places)}}
+    inputs = (*piece.inputs, *places.values())
+    return Graph(inputs, piece.nodes, piece.outputs, aliases, piece.name)
+
+
+@lru_cache(maxsize=256)
+def piece_plan(piece: Graph) -> Plan:
+    """The plan of one piece of a row loop, addressed; its arena is scratch of the loop."""
+    return plan(addressed(piece))
+
+
+class LoopLayout:
+    """The scratch of a row loop: the arena of its pieces, and results of a piece before they are
+    spread out, where the whole result does not hold them side by side.
+
+    spread: the offset of each such result's piece, by its position.
+    """
+
+    def __init__(self, node: Node) -> None:
+        pieces: tuple[Graph, ...] = node.attrs["pieces"]
+        self.arena_bytes = max(piece_plan(piece).arena_bytes for piece in pieces)
+        self.spread: dict[int, int] = {}
+        offset = _aligned(self.arena_bytes)
+        for position, value in enumerate(node.attrs["body"].outputs):
+            dim = dims_of(node.attrs["body"], node.attrs["dims"])[value]
+            if isinstance(dim, int) and any(n != 1 for n in value.type.shape[:dim]):
+                self.spread[position] = offset
+                offset += _aligned(pieces[0].outputs[position].type.nbytes)
+        self.nbytes = offset if self.spread else self.arena_bytes
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 class _Owner(NamedTuple):

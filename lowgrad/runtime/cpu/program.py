@@ -13,6 +13,7 @@ from lowgrad.ir.op import Array
 from lowgrad.ir.types import bfloat16, float16
 from lowgrad.runtime.cpu import functions
 from lowgrad.runtime.cpu.erf import erf
+from lowgrad.runtime.cpu.loop import RowLoop
 from lowgrad.runtime.cpu.parallel import run_chunks
 from lowgrad.runtime.cpu.region import Code, Slot
 from lowgrad.runtime.cpu.scratch import code_of
@@ -39,9 +40,9 @@ class Executable:
             return self._step(arrays)
 
 
-def build(graph: Graph, plan: Plan) -> Executable:
-    """The executable of `graph` under `plan`; allocates exactly `plan.arena_bytes`."""
-    return _Builder(graph, plan).build()
+def build(graph: Graph, plan: Plan, arena: Array | None = None) -> Executable:
+    """The executable of `graph` under `plan`, in `arena` or in one of exactly that size."""
+    return _Builder(graph, plan, arena).build()
 
 
 def _aligned(nbytes: int) -> Array:
@@ -61,10 +62,10 @@ def _globals() -> dict[str, Any]:
 
 
 class _Builder:
-    def __init__(self, graph: Graph, plan: Plan) -> None:
+    def __init__(self, graph: Graph, plan: Plan, arena: Array | None) -> None:
         self.graph, self.plan = graph, plan
         self.over = {**plan.stored, **plan.reused}
-        self.arena = _aligned(plan.arena_bytes)
+        self.arena = _aligned(plan.arena_bytes) if arena is None else arena
         self.globals = _globals()
         self.lines: list[str] = []
         counter = itertools.count()
@@ -109,10 +110,20 @@ class _Builder:
         if self._is_view(node):
             self._view(node)
             return
+        if node.op.family == "loop":
+            self._rows(index, node)
+            return
         inputs = [self.names[v] for v in dict.fromkeys(node.inputs)]
         outputs = [self.names[v] for v in node.outputs]
         code = code_of(node, inputs, outputs, over_of(node, self.over))
         self._code(code, self.plan.scratch.get(index, 0), str(index))
+
+    def _rows(self, index: int, node: Node) -> None:
+        scratch = self.arena[self.plan.scratch.get(index, 0) :]
+        self.globals[f"rows{index}"] = RowLoop(node, scratch, build)
+        inputs = "".join(f"{self.names[v]}, " for v in node.inputs)
+        outputs = "".join(f"{self.names[v]}, " for v in node.outputs)
+        self.lines.append(f"rows{index}(({inputs}), ({outputs}))")
 
     def _is_view(self, node: Node) -> bool:
         free = node.op.name in FREE_VIEWS or node.op.name == "reshape"

@@ -18,7 +18,7 @@ from lowgrad.functional.common import (
     squeezed,
 )
 from lowgrad.functional.pointwise import abs, log, maximum, minimum, sqrt, where
-from lowgrad.ir.types import DType, bool_, int64, uint8
+from lowgrad.ir.types import DType, bfloat16, bool_, float16, float32, int64, uint8
 from lowgrad.tensor import Tensor, method, run
 
 __all__ = ["all", "amax", "amin", "any", "argmax", "argmin", "count_nonzero", "cumsum"]
@@ -57,7 +57,12 @@ def mean(
     require_float("mean", x)
     count = math.prod(x.shape[d] for d in normal_dims("mean", dim, x.ndim))
     # Dividing (not multiplying by 1/count) is what PyTorch does; an empty mean is 0/0 = NaN.
-    return _reduce("sum", x, dim, keepdim) / count
+    return cast(_reduce("sum", _wide(x), dim, keepdim) / count, x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x as float32 if it has 16 bits: float16 holds neither a large sum nor a count of 65,536."""
+    return cast(x, float32) if x.dtype in (float16, bfloat16) else x
 
 
 @method()
@@ -70,7 +75,8 @@ def nansum(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 def nanmean(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """The mean of the elements that are not NaN."""
     require_float("nanmean", input)
-    return nansum(input, dim, keepdim) / sum(input == input, dim, keepdim)
+    x = _wide(input)
+    return cast(nansum(x, dim, keepdim) / sum(x == x, dim, keepdim), input.dtype)
 
 
 @method()
@@ -206,10 +212,11 @@ def var(
         return var(input, None, dim, keepdim, correction=correction)
     dims = normal_dims("var", dim, input.ndim)
     count = math.prod(input.shape[d] for d in dims)
-    centred = input - mean(input, dims, True)
+    x = _wide(input)
+    centred = x - mean(x, dims, True)
     divisor = count - (float(unbiased) if correction is None else correction)
     total = sum(centred * centred, dims, keepdim)
-    return total / divisor if divisor > 0 else total * math.nan
+    return cast(total / divisor if divisor > 0 else total * math.nan, input.dtype)
 
 
 @method()
@@ -251,7 +258,8 @@ def norm(input: Tensor, p: float | str = "fro", dim: Dims = None, keepdim: bool 
     require_float("norm", input)
     order = 2.0 if p == "fro" else float(p)
     if order == 2:
-        return _root(sum(input * input, dim, keepdim))
+        x = _wide(input)
+        return cast(_root(sum(x * x, dim, keepdim)), input.dtype)
     if order == 1:
         return sum(abs(input), dim, keepdim)
     if math.isinf(order):

@@ -197,6 +197,15 @@ def test_many_small_numbers_add_up_in_half_precision():
         assert_mirrored("x.mean()", x=(np.ones(1000), dtype))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("code", ["x.mean()", "x.var()", "x.std()", "x.norm()"])
+def test_more_elements_than_float16_can_count(code, dtype):
+    x = (np.random.default_rng(0).uniform(0, 3, 70_000), dtype)
+
+    assert_mirrored(code, x=x)
+    assert_gradients_mirrored(code, x=x)
+
+
 def test_max_returns_named_fields():
     assert_mirrored(
         "x.max(1)._fields if hasattr(x.max(1), '_fields') else ('values', 'indices')",

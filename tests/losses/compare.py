@@ -14,7 +14,10 @@ def error(got: Array, want: Array) -> float:
     """The norm of the difference; infinite unless shapes and places of NaN are the same."""
     if got.shape != want.shape or not np.array_equal(np.isnan(got), np.isnan(want)):
         return np.inf
-    return float(np.linalg.norm(np.nan_to_num(got - want)))
+    difference = got - want
+    if np.isinf(difference).any():
+        return np.inf
+    return float(np.linalg.norm(np.nan_to_num(difference)))
 
 
 def norm(want: Array) -> float:

@@ -31,13 +31,13 @@ class Size:
         return f"{self.rows}x{self.width}x{self.classes}"
 
 
-# 37 and 601 are prime: no chunk but one row, or all of them, divides them.
+# 37 and 1009 are prime: no chunk but one row, or all of them, divides them.
 SMALL = Size(rows=37, width=8, classes=23)
 ONE_ROW = Size(rows=1, width=8, classes=23)
 NO_ROWS = Size(rows=0, width=8, classes=23)
 ONE_CLASS = Size(rows=37, width=8, classes=1)
-# The logits far outweigh the gradients, so that a budget can rule them out.
-MANY_ROWS = Size(rows=601, width=5, classes=67)
+# The logits, 1 MB, outweigh all else, also what a kernel needs for a chunk of rows.
+MANY_ROWS = Size(rows=1009, width=5, classes=257)
 
 Maker = Callable[[Size, np.random.Generator], Arrays]
 

@@ -55,9 +55,8 @@ def budgeted(loss: Loss, size: Size, dtype: str = "float32") -> Results:
 
 
 WAYS: dict[str, Callable[..., Results]] = {"eager": eager, "compiled": compiled}
-# The ways for which the whole logits must not exist. Empty until `memory=` is a search: then
-# {"budgeted": budgeted}.
-TIGHT_WAYS: dict[str, Callable[..., Results]] = {}
+# The ways for which the whole logits must not exist.
+TIGHT_WAYS: dict[str, Callable[..., Results]] = {"budgeted": budgeted}
 
 
 def step_of(loss: Loss, size: Size, dtype: str) -> tuple[Callable[..., Any], list[Any]]:
@@ -107,10 +106,13 @@ def budget_bytes(loss: Loss, size: Size, dtype: str = "float32") -> int:
 
 
 def assert_never_whole(step: Compiled, shape: tuple[int, int]) -> None:
-    """Fail if a buffer of the plan has as many elements, or as many bytes, as there are logits."""
+    """Fail if a buffer of the plan has as many elements as there are logits, of whatever dtype.
+
+    Temporaries of one node have no dtype of their own: they must be less than float32 logits.
+    """
     elements = shape[0] * shape[1]
     for buffer in step.plan.buffers:
-        held = buffer.nbytes if buffer.type is None else int(np.prod(buffer.type.shape))
+        held = buffer.nbytes // 4 if buffer.type is None else int(np.prod(buffer.type.shape))
         assert held < elements, f"{buffer} is as large as all logits"
 
 

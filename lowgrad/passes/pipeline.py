@@ -11,6 +11,7 @@ from lowgrad.passes.base import Pass
 from lowgrad.passes.chunks import chunks
 from lowgrad.passes.cse import cse
 from lowgrad.passes.dce import dce
+from lowgrad.passes.flatten import flatten
 from lowgrad.passes.fold import fold
 from lowgrad.passes.fuse import fuse
 from lowgrad.passes.loops import loops
@@ -41,7 +42,8 @@ def lower(trades: Trades, fuse: bool = True) -> tuple[Pass, ...]:
     """The passes after SIMPLIFY, given what is traded for memory."""
     if not fuse:
         return tuple(step for step in LOWER if step.name != "fuse")
-    before = () if trades.loop_over is None else (loops(trades),)  # on what fuse would split up
+    # Loops on what fuse would split up, and on rows.
+    before = () if trades.loop_over is None else (flatten(trades), loops(trades))
     after = (remat(trades),) if trades.remat else ()  # on an order, in which there is a peak
     return before + LOWER + after
 

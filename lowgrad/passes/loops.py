@@ -9,9 +9,10 @@ finds what needs all rows at once (`loop_stages.py`), and picks the dim that cos
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from lowgrad.ir.graph import Graph, Value
+from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import Pass
 from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of, is_narrow
 from lowgrad.passes.loop_region import Facts, grow
@@ -57,15 +58,29 @@ def _with_all_loops(graph: Graph, trades: Trades) -> Graph:
 
 
 def _largest(facts: Facts, least: int, tried: set[Value]) -> Value | None:
-    """The largest product that is not yet tried; of equal ones the first."""
-    products = [
-        node.output
+    """The largest product, or what only products read, that is not yet tried; of equals the first.
+
+    A gradient may be made of small numbers alone: one-hot rows, scaled. It has no large product
+    before it, and two after it.
+    """
+    values = [
+        value
         for node in facts.graph.nodes
-        if node.op.family == "contraction"
-        and node.output.type.nbytes >= max(least, 1)
-        and node.output not in tried
+        for value in _around(node, facts)
+        if value.type.nbytes >= max(least, 1) and value not in tried
     ]
-    return max(products, key=lambda v: v.type.nbytes, default=None)
+    return max(values, key=lambda v: v.type.nbytes, default=None)
+
+
+def _around(node: Node, facts: Facts) -> Iterator[Value]:
+    """A product, and its operands that are computed."""
+    if node.op.family != "contraction":
+        return
+    yield node.output
+    for value in node.inputs:
+        maker = facts.maker.get(value)
+        if maker is not None and maker.op.family == "pointwise" and value not in facts.constant:
+            yield value
 
 
 def best_choice(facts: Facts, seed: Value, chunk_bytes: int) -> Choice | None:

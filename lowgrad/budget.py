@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lowgrad.errors import OutOfMemory
-from lowgrad.ir.graph import Graph
+from lowgrad.ir.graph import Graph, Node
+from lowgrad.ir.types import TensorType
 from lowgrad.passes.cost import Work, work
 from lowgrad.passes.pipeline import SIMPLIFY, OnPass, lower, run_passes
 from lowgrad.passes.trades import NOTHING, Trades
@@ -25,13 +26,21 @@ WORTH_SAVING = 0.10
 WORTH_PAYING = 0.05
 # Nobody misses so little; and a loop of small chunks is all launches.
 WORTH_BYTES = 1 << 24
-# A chunk takes this part of the largest product: few launches more, and little left to save.
-CHUNKS = 12
+# Chunks of the largest product. Many leave little to save, few cost little.
+CHUNKS = (12, 6, 3)
 # Bytes of traffic for a byte of memory that cost no product: elementwise work done twice.
 FREE_REMAT = 4.0
 # The range of the search for a weight, and how near to the least one it comes.
-HIGHEST_REMAT = 1000.0
-REMAT_STEPS = 7
+HIGHEST_REMAT = 200.0
+REMAT_STEPS = 10
+# Weights at which a plan takes about as little as it can.
+LEAN_REMATS = (50.0, 200.0)
+# The search ends after so many chunkings that do not lower the least peak by this part of it, or
+# that come after one that obeys.
+PATIENCE = 3
+WORTH_TRYING = 0.02
+# What loops are made around, at most: products that are this part of what the budget leaves.
+WORTH_LOOPING = 0.05
 # How far chunks shrink: by this factor, so many times.
 SHRINK, SHRINKS = 4, 8
 
@@ -48,10 +57,18 @@ class Candidate:
         """The graph as it is planned and run."""
         return next(reversed(self.graphs.values()))
 
+    base: Candidate | None = None
+
     @cached_property
     def plan(self) -> Plan:
         """Where everything lies."""
         return plan_memory(self.graph)
+
+    @cached_property
+    def described(self) -> Plan:
+        """The plan, and in it what was traded against `base`."""
+        base = self.base
+        return self.plan if base is None else replace(self.plan, trades=tuple(_trades(self, base)))
 
     @cached_property
     def work(self) -> Work:
@@ -89,7 +106,7 @@ class Search:
             before = self.candidate(replace(trades, remat=0.0))
             start, graphs, steps = before.graph, dict(before.graphs), steps[-1:]
         graphs |= {k: g for k, g in run_passes(steps, start).items() if k != "trace"}
-        return Candidate(trades, graphs)
+        return Candidate(trades, graphs, self._made.get(NOTHING))
 
     def best(self, budget: int | None) -> Candidate:
         """The plan to run. Raises OutOfMemory if none obeys the budget."""
@@ -109,10 +126,13 @@ class Search:
     def _preferred(self, base: Candidate) -> Candidate:
         """`base`, or what saves much and costs little."""
         best = base
-        chunk = max(_products(self.simplified), default=0) // CHUNKS
+        largest = max(_products(self.simplified), default=0)
         for least in self._classes(max(base.peak * WORTH_SAVING, WORTH_BYTES)):
-            if least > chunk:
-                best = self._better(best, Trades(least, chunk))
+            for chunk in (largest // count for count in CHUNKS):
+                if least > chunk:
+                    best, before = self._better(best, Trades(least, chunk)), best
+                    if best is not before:
+                        break
         if best.plan.arena_bytes < WORTH_BYTES:
             return best
         return self._better(best, replace(best.trades, remat=FREE_REMAT))
@@ -134,55 +154,100 @@ class Search:
         """The cheapest plan found that obeys, where `start` does not."""
         found: list[Candidate] = []
         lowest = start
-        for trades in self._chunkings(start):
+        fixed = start.plan.state_bytes + start.plan.argument_bytes
+        if fixed > budget:
+            raise _refusal(start, budget)
+        vain = 0
+        for trades in self._chunkings(start, max(budget - fixed, 0) * WORTH_LOOPING):
             plain = self.candidate(trades)
             kept = self._least_remat(plain, budget)
-            lowest = min((lowest, plain, kept or plain, self._leanest(plain)), key=_peak)
+            leanest = self._leanest(plain)
             if kept is not None:
                 found.append(kept)
-                if _is_cheap(kept, start):
-                    break
+            helps = leanest.peak < lowest.peak * (1 - WORTH_TRYING)
+            vain = 0 if helps and not found else vain + 1
+            lowest = min((lowest, leanest), key=_peak)
+            if vain == PATIENCE or (found and _is_cheap(found[-1], start)):
+                break
         if not found:
             raise _refusal(lowest, budget)
         return min(found, key=lambda c: c.work.price)
 
-    def _chunkings(self, start: Candidate) -> Iterator[Trades]:
-        """What is in loops and in which chunks: first as it is, then ever more and smaller."""
-        yield start.trades
-        if not self.fuse:
+    def _chunkings(self, start: Candidate, worth: float) -> Iterator[Trades]:
+        """What is in loops and in which chunks: first as it is, then ever more and smaller.
+
+        worth: the bytes of the least product to make a loop around.
+        """
+        as_it_is = replace(start.trades, remat=0.0)
+        yield as_it_is
+        sizes = sorted({n for n in _products(self.simplified) if n >= worth}, reverse=True)
+        if not self.fuse or not sizes:
             return
-        sizes = self._classes(1)
-        if not sizes:
-            return
-        least = start.trades.loop_over or sizes[0]
-        chunk = sizes[0] // CHUNKS
-        seen = {start.trades}
+        chunk = as_it_is.chunk_bytes or sizes[0] // CHUNKS[0]
         for _ in range(SHRINKS):
-            for size in dict.fromkeys((least, sizes[-1])):
-                trades = Trades(size, max(chunk, 1))
-                if trades not in seen:
-                    seen.add(trades)
-                    yield trades
-            chunk //= SHRINK
+            fitting = [n for n in sizes if n > chunk]
+            # What is in loops already, and then all that is larger than a chunk.
+            for least in dict.fromkeys((as_it_is.loop_over or sizes[0], *fitting[-1:])):
+                if Trades(least, chunk) != as_it_is:
+                    yield Trades(least, chunk)
+            if chunk <= 1:
+                return
+            chunk = max(1, chunk // SHRINK)
 
     def _least_remat(self, plain: Candidate, budget: int) -> Candidate | None:
         """With as little made again as obeys, if anything does."""
         if plain.peak <= budget:
             return plain
-        kept = None
         low, high = 1.0, HIGHEST_REMAT
+        kept = min((self._with_remat(plain, weight) for weight in LEAN_REMATS), key=_peak)
+        if kept.peak > budget:
+            return None
         for _ in range(REMAT_STEPS):
             weight = (low * high) ** 0.5
-            other = self.candidate(replace(plain.trades, remat=weight))
+            other = self._with_remat(plain, weight)
             if other.peak <= budget:
                 kept, high = other, weight
             else:
                 low = weight
         return kept
 
+    def _with_remat(self, plain: Candidate, weight: float) -> Candidate:
+        return self.candidate(replace(plain.trades, remat=weight))
+
     def _leanest(self, plain: Candidate) -> Candidate:
         tried = [c for t, c in self._made.items() if replace(t, remat=0.0) == plain.trades]
         return min(tried, key=_peak)
+
+
+def _trades(made: Candidate, base: Candidate) -> Iterator[str]:
+    """What `made` gives up against `base`, and what that saves and costs in all."""
+    if made.graph is base.graph:
+        return
+    for node in made.graph.nodes:
+        if node.op.family == "loop":
+            seed = max(_made_inside(node), key=lambda t: t.nbytes)
+            yield (
+                f"a loop over {node.attrs['steps']} steps, {node.attrs['chunk']} at a time, "
+                f"instead of {seed} ({human(seed.nbytes)}) at {node.loc}"
+            )
+    again = made.graphs.get("remat")
+    if again is not None:
+        count = len(again.nodes) - len(made.graphs["order"].nodes)
+        yield f"{count} kernels run again, instead of keeping what they made"
+    saved = base.peak - made.peak
+    flops = made.work.flops / max(base.work.flops, 1) - 1
+    nbytes = made.work.nbytes / max(base.work.nbytes, 1) - 1
+    yield (
+        f"in all: the peak is {human(saved)} lower than {human(base.peak)}, "
+        f"for {flops:+.1%} FLOPs and {nbytes:+.1%} bytes moved"
+    )
+
+
+def _made_inside(loop: Node) -> list[TensorType]:
+    """The types of the products of a loop, or of all that it makes."""
+    made = [n for n in loop.attrs["body"].nodes if n.op.family != "create"]
+    products = [n for n in made if n.op.family == "contraction"]
+    return [v.type for n in products or made for v in n.outputs]
 
 
 def _peak(candidate: Candidate) -> int:

@@ -88,7 +88,7 @@ class Compiled:
     @property
     def plan(self) -> Plan:
         """Where each buffer lies, the exact peak, and what was traded for it."""
-        return self._chosen.plan
+        return self._chosen.described
 
     @cached_property
     def kernels(self) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lowgrad.ir.graph import Graph, Value
+from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import graph_pass
 
 # A search for a cycle that visits more nodes than this gives up: the state is then copied.
@@ -42,8 +42,8 @@ def highest(graph: Graph, order: Sequence[int] | None = None) -> tuple[int, int]
     alive = peak = at = 0
     for place, index in enumerate(range(len(graph.nodes)) if order is None else order):
         alive += sum(buffers.nbytes[b] for b in buffers.made[index])
-        if alive > peak:
-            peak, at = alive, place
+        if alive + buffers.scratch[index] > peak:
+            peak, at = alive + buffers.scratch[index], place
         for buffer in buffers.touched[index]:
             left[buffer] -= 1
             if left[buffer] == 0 and not buffers.stays[buffer]:
@@ -62,6 +62,7 @@ class _Buffers:
         of: dict[Value, int] = {}
         self.nbytes: list[int] = []
         self.made: list[list[int]] = []
+        self.scratch: list[int] = []
         self.touched: list[list[int]] = []
         for node in graph.nodes:
             read = [of[v] for v in node.inputs if v in of]
@@ -74,6 +75,7 @@ class _Buffers:
                 new.append(of[value])
                 self.nbytes.append(0 if value in in_place else value.type.nbytes)
             self.made.append(new)
+            self.scratch.append(_scratch(node))
             self.touched.append(list(dict.fromkeys(read + new)))
         self.readers: list[list[int]] = [[] for _ in self.nbytes]
         for index, touched in enumerate(self.touched):
@@ -81,6 +83,12 @@ class _Buffers:
                 self.readers[buffer].append(index)
         outputs = {of[v] for v in graph.outputs if v in of}
         self.stays = [buffer in outputs for buffer in range(len(self.nbytes))]
+
+
+def _scratch(node: Node) -> int:
+    """What a loop's chunk takes beside the loop's operands and results."""
+    pieces: tuple[Graph, ...] = node.attrs.get("pieces", ())
+    return max(map(peak_bytes, pieces), default=0)
 
 
 @dataclass

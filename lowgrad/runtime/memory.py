@@ -43,6 +43,7 @@ class Plan:
     offsets: of each value that is in the arena and no view. stored: values written over an input.
     reused: values written over another one of the arena, which dies where they are made.
     scratch: the offset of each node's temporaries, by the node's index.
+    trades: a line for each thing that was given up for memory, and what that saved and cost.
     """
 
     buffers: tuple[Buffer, ...]
@@ -54,6 +55,7 @@ class Plan:
     stored: Mapping[Value, Value]
     reused: Mapping[Value, Value]
     scratch: Mapping[int, int]
+    trades: tuple[str, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -72,6 +74,7 @@ class Plan:
             f"state     {human(self.state_bytes):>12}",
             f"arguments {human(self.argument_bytes):>12}",
             f"arena     {human(self.arena_bytes):>12}  {ratio:.3f} x the lower bound",
+            *(f"traded    {line}" for line in self.trades),
             "",
             f"{'offset':>12} {'bytes':>12} {'live':>11}  buffer",
         ]

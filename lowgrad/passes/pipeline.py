@@ -10,6 +10,7 @@ from lowgrad.ir.verify import verify as verify_graph
 from lowgrad.passes.base import Pass
 from lowgrad.passes.chunks import chunks
 from lowgrad.passes.cse import cse
+from lowgrad.passes.cuts import cuts
 from lowgrad.passes.dce import dce
 from lowgrad.passes.flatten import flatten
 from lowgrad.passes.fold import fold
@@ -26,6 +27,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     fold,  # before simplify, whose rules know constants by their `full`
     simplify,
     views,  # after simplify, which brings views into the order that these rules look for
+    cuts,  # after views, which make products of rows; before cse, since two products cut alike
     cse,  # after views: equal products are only equal once they have one form
 )
 LOWER: tuple[Pass, ...] = (

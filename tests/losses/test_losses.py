@@ -42,17 +42,8 @@ def test_a_loss_at_the_edges_of_its_sizes(loss: Loss, size: Size, way: str):
     assert_near(WAYS[way](loss, size), reference(loss, size))
 
 
-# Refused so far, though they could be made a chunk at a time. Strict: what works must leave here.
-NOT_YET = {"sequence_shifted": "no loop crosses the cut that drops each sequence's last token"}
 TIGHT = [
-    pytest.param(
-        loss,
-        way,
-        id=f"{loss.name}-{way}",
-        marks=[pytest.mark.xfail(raises=OutOfMemory, reason=NOT_YET[loss.name], strict=True)]
-        if loss.name in NOT_YET
-        else [],
-    )
+    pytest.param(loss, way, id=f"{loss.name}-{way}")
     for way in TIGHT_WAYS
     for loss in LOSSES.values()
     if loss.chunked

@@ -4,6 +4,7 @@ permute(a @ b)                 = permute(b) @ permute(a)       weight gradients,
 x[B,S,D] @ expand(w[1,D,N])    = x[B*S,D] @ w[D,N]             one product instead of B
 sum over batch of aT[b] @ g[b] = aT[.., B*S] @ g[B*S, ..]      the same for its derivative
 f(expand(x))                   = expand(f(x))                  computed once, then repeated
+x + index_add(0, i, s)         = index_add(x, i, s)            a tied weight's two gradients
 """
 
 from __future__ import annotations
@@ -103,6 +104,21 @@ def _before_expand(value: Value, shape: tuple[int, ...], r: Rewriter) -> Tracer:
     return r.full(value.type.with_shape(shape), source.attrs["value"])
 
 
+def add_of_scattered(node: Node, r: Rewriter) -> Tracer | None:
+    """x + index_add(0, i, s) = index_add(x, i, s), if nobody else reads the latter."""
+    for own, other in (node.inputs, node.inputs[::-1]):
+        for name in ("index_add", "scatter_add"):
+            scattered = r.maker(own, name)
+            if scattered is None or not r.has_one_reader(own) or own is other:
+                continue
+            base, index, source = scattered.inputs
+            if r.number(base) == 0:
+                x = r.wrap(other)
+                found: Tracer = x.call(name, r.wrap(index), r.wrap(source), **scattered.attrs)
+                return found
+    return None
+
+
 def _rules() -> Rules:
     table: dict[str, Any] = {
         "permute": (permute_of_matmul,),
@@ -112,6 +128,7 @@ def _rules() -> Rules:
     for name, op in REGISTRY.items():
         if op.family == "pointwise":
             table[name] = (pointwise_of_expands,)
+    table["add"] = (*table["add"], add_of_scattered)
     # Simplifying again on the way, since moved views meet others.
     return simplify.rules(simplify.RULES, table)
 

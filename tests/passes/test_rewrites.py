@@ -218,6 +218,25 @@ def test_a_sum_of_products_becomes_one_product(golden):
     golden(views(graph_of(program, *types)))
 
 
+def test_scattered_gradients_are_added_where_the_others_are():
+    def program(grad, index, rows):
+        scattered = grad.builder.full(grad.type, 0).call("index_add", index, rows, dim=0)
+        return grad + scattered
+
+    types = (
+        TensorType((9, 4), float32),
+        TensorType((5,), int64),
+        TensorType((5, 4), float32),
+    )
+    graph = graph_of(program, *types)
+
+    assert ops(views(graph)) == ["index_add"]
+    grad, index, rows = np.ones((9, 4), np.float32), np.array([3, 3, 0, 8, 3]), np.eye(5, 4)
+    arrays = (grad, index, rows.astype(np.float32))
+    for got, want in zip(interpret(views(graph), *arrays), interpret(graph, *arrays), strict=True):
+        np.testing.assert_allclose(got, want)
+
+
 def test_a_product_with_two_readers_is_not_computed_twice():
     def program(a, b):
         product = a.call("matmul", b)

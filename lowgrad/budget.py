@@ -27,7 +27,7 @@ WORTH_PAYING = 0.05
 # Nobody misses so little; and a loop of small chunks is all launches.
 WORTH_BYTES = 1 << 24
 # Chunks of the largest product. Many leave little to save, few cost little.
-CHUNKS = (12, 6, 3)
+CHUNKS = (6, 3)
 # Bytes of traffic for a byte of memory that cost no product: elementwise work done twice.
 FREE_REMAT = 4.0
 # The range of the search for a weight, and how near to the least one it comes.

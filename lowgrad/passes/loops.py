@@ -103,7 +103,7 @@ def _choices(facts: Facts, seed: Value, dim: int, chunk_bytes: int) -> list[Choi
     most = chunk_of(steps, seed.type.nbytes, chunk_bytes)
     return [
         Choice(loops, chunk, _price(loops, chunk, chunk_bytes))
-        for chunk in sorted(sizes, reverse=True)
+        for chunk in sorted(sizes)  # of equal prices the first counts: little memory
         if chunk <= most and chunk < steps
     ]
 

@@ -21,6 +21,8 @@ CHEAP = frozenset(
     ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "where", "cast", "eq", "ne")
 ) | frozenset(("lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or"))
 MAX_CHEAP = 6
+# A value with so many times fewer elements (a mean of each row) is stored rather than made again.
+MUCH_SMALLER = 64
 # Groups larger than this are not searched for a value that replaces several.
 MAX_PIVOTS = 64
 
@@ -194,12 +196,14 @@ def _recipe(traffic: Traffic, index: int, also: Value | None = None) -> Recipe |
     nodes = {index}
     leaves: dict[Value, int] = {}
     todo = [index]
+    small = flow.graph.nodes[index].outputs[0].type.numel // MUCH_SMALLER
     while todo:
         for edge in flow.edges[todo.pop()]:
             source = flow.producer.get(edge.source)
             if source in nodes:
                 continue
             stop = source is None or flow.role[source] is not Role.POINTWISE
+            stop = stop or edge.source.type.numel < small
             if stop or edge.source is also or traffic.in_memory(edge.source):
                 leaves[edge.source] = max(leaves.get(edge.source, 0), edge.nbytes)
                 continue

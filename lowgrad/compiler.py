@@ -16,6 +16,7 @@ from lowgrad.passes.base import Pass
 from lowgrad.passes.trades import Trades
 
 if TYPE_CHECKING:
+    from lowgrad.codegen.lower import Launch
     from lowgrad.runtime.memory import Plan
 
 DEVICES = ("cpu", "interpret")
@@ -44,15 +45,20 @@ class Options:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call moves and computes: launches, bytes read and written, floating operations."""
+    """What one call moves and computes: bytes read and written, floating operations.
+
+    kernels: those of the step as it reads, a loop's once. launches: how often one is started.
+    """
 
     kernels: int
+    launches: int
     bytes: int
     flops: int
 
     def __str__(self) -> str:
         return (
-            f"{self.kernels} kernels, {self.bytes / 1e6:.2f} MB moved, {self.flops / 1e6:.2f} MFLOP"
+            f"{self.kernels} kernels, {self.launches} launches, "
+            f"{self.bytes / 1e6:.2f} MB moved, {self.flops / 1e6:.2f} MFLOP"
         )
 
 
@@ -90,20 +96,27 @@ class Compiled:
         """Where each buffer lies, the exact peak, and what was traded for it."""
         return self._chosen.described
 
-    @cached_property
+    @property
     def kernels(self) -> tuple[Any, ...]:
-        """The generated kernels, in launch order."""
-        from lowgrad.codegen.lower import lower_graph
+        """The generated kernels, in launch order; those of a loop once."""
+        return tuple(launch.kernel for launch in self.launches)
 
-        return tuple(k for _, kernels in lower_graph(self.graph) for k in kernels)
+    @cached_property
+    def launches(self) -> tuple[Launch, ...]:
+        """The generated kernels, and how often each is started."""
+        from lowgrad.codegen.lower import launches
+
+        return tuple(launches(self.graph))
 
     @property
     def cost(self) -> Cost:
-        """Kernels, bytes and FLOPs of one call."""
+        """Kernels, launches, bytes and FLOPs of one call."""
+        made = self.launches
         return Cost(
-            len(self.kernels),
-            sum(k.bytes_read + k.bytes_written for k in self.kernels),
-            sum(k.flops for k in self.kernels),
+            len(made),
+            sum(times for _, times in made),
+            sum(times * (k.bytes_read + k.bytes_written) for k, times in made),
+            sum(times * k.flops for k, times in made),
         )
 
     def cross_compile(self, target: str | None = None) -> tuple[Any, ...]:

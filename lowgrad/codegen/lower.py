@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from lowgrad.codegen.contraction import contraction
 from lowgrad.codegen.kernel import Kernel
+from lowgrad.codegen.loop import fills, pieces_of
 from lowgrad.codegen.multi import multi
 from lowgrad.codegen.pointwise import pointwise
 from lowgrad.codegen.region import region_of
@@ -48,9 +52,24 @@ def lower(node: Node, tiling: Tiling = DEFAULT) -> tuple[Kernel, ...]:
     return SKELETONS[kind_of(node)](region_of(node), tiling)
 
 
-def lower_graph(graph: Graph, tiling: Tiling = DEFAULT) -> list[tuple[Node, tuple[Kernel, ...]]]:
-    """Each node of `graph` with its kernels."""
-    return [(node, lower(node, tiling)) for node in graph.nodes]
+class Launch(NamedTuple):
+    """A kernel, and how many times a step launches it."""
+
+    kernel: Kernel
+    times: int
+
+
+def launches(graph: Graph, tiling: Tiling = DEFAULT) -> Iterator[Launch]:
+    """The kernels of `graph` in order; those of a row loop once for each size of chunk."""
+    for node in graph.nodes:
+        if node.op.family != "loop":
+            yield from (Launch(kernel, 1) for kernel in lower(node, tiling))
+            continue
+        for fill in fills(node):
+            yield from (Launch(kernel, 1) for kernel in lower(fill, tiling))
+        for piece in pieces_of(node):
+            for kernel, times in launches(piece.graph, tiling):
+                yield Launch(kernel, times * piece.times)
 
 
 def is_free(node: Node) -> bool:

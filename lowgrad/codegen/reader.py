@@ -6,6 +6,7 @@ loads each element where it is and stores nothing in between.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import INT32_LIMIT, Index, Symbol, as_index, flatten, holds
 from lowgrad.ir.tile import Literal, Tile
-from lowgrad.ir.types import DType, TensorType, bool_, float64, int32, int64
+from lowgrad.ir.types import DType, Shape, TensorType, bool_, float64, int32, int64
 from lowgrad.ops.random import UNIFORM_BITS
 
 At = tuple[Index, ...]
@@ -290,7 +291,8 @@ class Reader:
         return place, (*guards, test)
 
     def _random(self, node: Node, request: Request) -> Steps:
-        (key,) = node.inputs
+        key, *starts = node.inputs
+        start = (yield Request(starts[0], ())) if starts else None
         seed = yield Request(key, (as_index(0),))
         counter = yield Request(key, (as_index(1),))
         self._name(node)
@@ -299,15 +301,26 @@ class Reader:
         seed, counter = self.as_tile(seed, int64), self.as_tile(counter, int64)
         if offset := node.attrs["offset"]:
             counter = body.let("add", counter, offset, dtype=int64, name="counter")
-        flat = flatten(request.at, node.attrs["shape"])
+        whole = _whole_shape(node)
+        flat = flatten(request.at, whole)
         body.wish = "place"
         place = body.position(flat, int64) if flat.terms else self.as_tile(flat.constant, int64)
+        if start is not None:
+            stride = math.prod(whole[node.attrs["dim"] + 1 :])
+            skipped = body.let("mul", self.as_tile(start, int64), stride, dtype=int64)
+            place = body.let("add", place, skipped, dtype=int64)
         self._name(node)
-        if node.op.name == "random_bits":
+        if node.op.name.startswith("random_bits"):
             return body.let("random_bits", seed, counter, place, dtype=dtype)
         if dtype is float64:
             return body.let("uniform64", seed, counter, place, dtype=dtype)
         return body.let("uniform", seed, counter, place, UNIFORM_BITS[dtype], dtype=dtype)
+
+
+def _whole_shape(node: Node) -> Shape:
+    """The shape of the array whose numbers a random node makes, or of which it makes a part."""
+    shape, dim = node.attrs["shape"], node.attrs.get("dim")
+    return shape if dim is None else (*shape[:dim], node.attrs["size"], *shape[dim + 1 :])
 
 
 def _bound(expr: Index | int, low: int, high: int) -> Bound:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lowgrad.codegen.kernel import Kernel
+from lowgrad.codegen.loop import run_loop
 from lowgrad.codegen.lower import is_free
 from lowgrad.codegen.run import launch_signature, run_node
 from lowgrad.ir.graph import Graph, Value
@@ -27,20 +28,27 @@ class KernelExecutable:
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         """Outputs in order; inputs that an output takes over are updated in place and returned."""
-        graph = self.graph
-        values: dict[Value, Array] = dict(zip(graph.inputs, arrays, strict=True))
-        for node in graph.nodes:
-            operands = [values[v] for v in node.inputs]
-            if is_free(node):
-                values[node.output] = node.op.evaluate(*operands, **node.attrs)
-            else:
-                values.update(zip(node.outputs, run_node(node, operands), strict=True))
-        # All are copied before any state is overwritten: one may be another's old value.
-        results = [np.array(values[v]) for v in graph.outputs]
-        for output, position in graph.aliases.items():
-            arrays[position][...] = results[output]
-            results[output] = arrays[position]
-        return results
+        return run_graph(self.graph, arrays)
+
+
+def run_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
+    """Run the kernels of `graph` on the interpreter; aliased inputs are updated in place."""
+    values: dict[Value, Array] = dict(zip(graph.inputs, arrays, strict=True))
+    for node in graph.nodes:
+        operands = [values[v] for v in node.inputs]
+        if is_free(node):
+            made: Sequence[Array] = (node.op.evaluate(*operands, **node.attrs),)
+        elif node.op.family == "loop":
+            made = run_loop(node, operands, run_graph)
+        else:
+            made = run_node(node, operands)
+        values.update(zip(node.outputs, made, strict=True))
+    # All are copied before any state is overwritten: one may be another's old value.
+    results = [np.array(values[v]) for v in graph.outputs]
+    for output, position in graph.aliases.items():
+        arrays[position][...] = results[output]
+        results[output] = arrays[position]
+    return results
 
 
 def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:

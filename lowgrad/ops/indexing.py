@@ -41,8 +41,15 @@ class Take(Indexing):
         return x.with_shape(_taken(x.shape, index.shape, dim))
 
     def evaluate(self, x: Array, index: Array, *, dim: int) -> Array:
+        out = np.empty(_taken(x.shape, index.shape, dim), x.dtype)
+        self.evaluate_into(out, x, index, dim=dim)
+        return out
+
+    def evaluate_into(self, out: Array, x: Array, index: Array, *, dim: int) -> None:
+        """As `evaluate`, into `out`."""
         _check_range(self.name, index, x.shape[dim])
-        return np.take(x, index, axis=dim)
+        # All are in range; "clip" only tells NumPy that it need not prepare for an error.
+        np.take(x, index, axis=dim, out=out, mode="clip")
 
     def vjp(
         self, g: Tracer, out: Tracer, x: Tracer, index: Tracer, *, dim: int
@@ -89,11 +96,16 @@ class IndexAdd(Indexing):
         return base
 
     def evaluate(self, base: Array, index: Array, src: Array, *, dim: int) -> Array:
+        out = np.empty(base.shape, base.dtype)
+        self.evaluate_into(out, base, index, src, dim=dim)
+        return out
+
+    def evaluate_into(self, out: Array, base: Array, index: Array, src: Array, *, dim: int) -> None:
+        """As `evaluate`, into `out`, in whose memory neither index nor src lies."""
         _check_range(self.name, index, base.shape[dim])
         rows = src.reshape(_with_size(base.shape, dim, index.size))
-        out = base.copy()
+        np.copyto(out, base)
         _add_rows(np.moveaxis(out, dim, 0), index.reshape(-1), np.moveaxis(rows, dim, 0))
-        return out
 
     def slicing(self, axis: Axis, *, dim: int) -> Slicing | None:
         place, ndim = axis.place, axis.ins[1].ndim
@@ -124,8 +136,19 @@ def _add_rows(out: Array, index: Array, rows: Array) -> None:
     # times faster than np.add.at on rows.
     order = np.argsort(index, kind="stable")
     targets, starts = np.unique(index[order], return_index=True)
+    ends = np.append(starts[1:], len(order))
+    # A few targets at a time: the sums are the same, and what is copied meanwhile is small.
+    taken = max(1, _ADDED_AT_ONCE * len(starts) // rows.size)
     with np.errstate(all="ignore"):
-        out[targets] += np.add.reduceat(rows[order], starts, axis=0, dtype=out.dtype)
+        for first in range(0, len(starts), taken):
+            some = slice(first, first + taken)
+            begin, end = starts[first], ends[some][-1]
+            addends = rows[order[begin:end]]
+            sums = np.add.reduceat(addends, starts[some] - begin, axis=0, dtype=out.dtype)
+            out[targets[some]] += sums
+
+
+_ADDED_AT_ONCE = 1 << 14  # elements
 
 
 # --- Elements: the index has the result's shape ------------------------------------------------

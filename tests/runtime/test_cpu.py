@@ -152,6 +152,23 @@ def test_a_step_allocates_nothing_but_its_results():
     assert peak < 80 * 1024
 
 
+@pytest.mark.parametrize("fuse", [True, False], ids=["fused", "unfused"])
+def test_a_transformers_step_allocates_nothing_but_its_results(fuse):
+    """Heads are put side by side again, rows looked up and gradients scattered: in the arena."""
+    size = steps.GptSize(batch=4, length=64, width=128, heads=4, layers=4, vocab=2048)
+    final, run = compiled(steps.gpt(size), fuse)
+    state = owned(steps.arrays_for(final))
+    run(state)
+
+    tracemalloc.start()
+    run(state)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    # Copies of 2^14 numbers and their indices; an embedding has 2^18, an activation 2^15 each.
+    assert peak < 256 * 1024
+
+
 def swap_graph() -> Graph:
     b = Builder()
     x, y = (b.input(TensorType((3,), float32), n) for n in "xy")

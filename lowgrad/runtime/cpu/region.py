@@ -8,7 +8,7 @@ not chunked at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -331,7 +331,7 @@ class Writer:
     # Nodes --------------------------------------------------------------------------------------
 
     def _node(self, node: Node) -> None:
-        if node.op.name in FREE:
+        if node.op.name in FREE and not self._copies(node):
             self._view(node)
         elif node.op.name == "full":
             self._constant(node)
@@ -343,9 +343,15 @@ class Writer:
     def _compute(self, node: Node) -> None:
         if node.op.family == "pointwise":
             self._pointwise(node)
+        elif node.op.name == "reshape":
+            self._copied_reshape(node)
+        elif node.op.name == "pad":
+            self._pad(node)
         elif node.op.name in REDUCERS:
             self._reduction(node)
-        elif node.op.name == "iota" and node.output not in self.targets:
+        elif node.op.name == "iota" and not (
+            node.output in self.targets and self._is_chunked(node.output)
+        ):
             self._iota(node)
         elif node.op.name == "matmul":
             a, b = (self._whole(v) for v in node.inputs)
@@ -407,6 +413,47 @@ class Writer:
         if self._is_chunked(value):
             sizes[0] = "n"
         return f"{name}.reshape(({''.join(f'{s}, ' for s in sizes)}))"
+
+    def _copies(self, node: Node) -> bool:
+        """Whether this is a reshape of what views have left in another order than row-major.
+
+        An output is copied anyway, whatever the order of an input may be.
+        """
+        if node.op.name != "reshape" or node.inputs[0] in self._lazy:
+            return False
+        if node.output in self.targets and not _is_literal(self.names[node.inputs[0]]):
+            return True
+        strided = _strides_only(node.inputs[0], self._maker)
+        return _without_copy(strided, node.output.type.shape) is None
+
+    def _copied_reshape(self, node: Node) -> None:
+        """NumPy would copy it to memory of its own, which no plan knows of."""
+        source, value = node.inputs[0], node.output
+        name, out = self._operand(source), self._result(value)
+        shape = [str(n) for n in source.type.shape]
+        if self._is_chunked(value):
+            shape[0] = "n"
+        self._lines.append(f"copyto({out}.reshape(({', '.join(shape)}, )), {name}, 'unsafe')")
+        self.names[value] = out
+        self.lead[value] = _lead(value)
+
+    def _pad(self, node: Node) -> None:
+        """Fill it, then copy into the window; a negative padding is left to the op itself."""
+        low, high = node.attrs["low"], node.attrs["high"]
+        if min((*low, *high), default=0) < 0 or not low or (self._looping and low[0] + high[0]):
+            self._fallback(node)
+            return
+        source, value = node.inputs[0], node.output
+        name, out = self._whole(source), self._result(value)
+        bounds = zip(low, source.type.shape, strict=True)
+        window = [
+            ":" if not a and n == m else f"{a}:{a + n}"
+            for (a, n), m in zip(bounds, value.type.shape, strict=True)
+        ]
+        self._lines.append(f"copyto({out}, {_literal(node.attrs['value'])}, 'unsafe')")
+        self._lines.append(f"copyto({out}[{', '.join(window)}], {name}, 'unsafe')")
+        self.names[value] = out
+        self.lead[value] = _lead(value)
 
     def _pointwise(self, node: Node) -> None:
         value = node.output
@@ -475,6 +522,8 @@ class Writer:
         self.code.constants[key] = _caller(node, {**node.attrs, "shape": sizes})
         self._made(value, slot.name, f"{key}(({{}}, ))")
         self.lead[value] = sizes[0] if sizes else 0
+        for target in self.targets.get(value, ()):
+            self._store(target, slot.name)
 
     def _fallback(self, node: Node) -> None:
         """An op without lines of its own: its meaning, copied to where the result belongs."""
@@ -488,6 +537,35 @@ class Writer:
             self.lead[value] = _lead(value)
 
 
+def _strides_only(value: Value, maker: Mapping[Value, Node]) -> Any:
+    """An array of the shape and strides that `value` has after the views that lead to it.
+
+    It has no memory behind it: nobody may read it.
+    """
+    import numpy as np
+
+    node = maker.get(value)
+    if node is None or node.op.name not in FREE:
+        shape = value.type.shape
+        strides = [math.prod(shape[d + 1 :]) for d in range(len(shape))]
+        return np.lib.stride_tricks.as_strided(np.empty(1, np.int8), shape, strides)
+    before = _strides_only(node.inputs[0], maker)
+    if node.op.name != "reshape":
+        return node.op.evaluate(before, **node.attrs)
+    found = _without_copy(before, value.type.shape)
+    return _strides_only(value, {}) if found is None else found
+
+
+def _without_copy(array: Any, shape: tuple[int, ...]) -> Any:
+    """`array` as `shape` if that is a view, else None."""
+    seen = array.view()
+    try:
+        seen.shape = shape
+    except AttributeError:
+        return None
+    return seen
+
+
 def _lead(value: Value) -> int:
     return value.type.shape[0] if value.type.shape else 0
 
@@ -498,9 +576,13 @@ def _caller(node: Node, attrs: dict[str, Any]) -> Any:
     from lowgrad.errors import IndexOutOfRange
 
     op, loc = node.op, node.loc
+    into = getattr(op, "evaluate_into", None)  # of ops whose results are large
 
     def call(outs: tuple[Any, ...], *arrays: Any) -> None:
         try:
+            if into is not None and outs[0].dtype == arrays[0].dtype:
+                into(outs[0], *arrays, **attrs)
+                return
             result = op.evaluate(*arrays, **attrs)
         except IndexOutOfRange as error:
             raise IndexOutOfRange(error.message, at="" if loc is None else str(loc)) from None

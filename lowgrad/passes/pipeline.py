@@ -12,6 +12,7 @@ from lowgrad.passes.chunks import chunks
 from lowgrad.passes.cse import cse
 from lowgrad.passes.cuts import cuts
 from lowgrad.passes.dce import dce
+from lowgrad.passes.factors import factors
 from lowgrad.passes.flatten import flatten
 from lowgrad.passes.fold import fold
 from lowgrad.passes.fuse import fuse
@@ -28,7 +29,8 @@ SIMPLIFY: tuple[Pass, ...] = (
     simplify,
     views,  # after simplify, which brings views into the order that these rules look for
     cuts,  # after views, which make products of rows; before cse, since two products cut alike
-    cse,  # after views: equal products are only equal once they have one form
+    factors,  # after views, which leave one form of each product
+    cse,  # after both: equal products are only equal once they have one form
 )
 LOWER: tuple[Pass, ...] = (
     fuse,  # after cse, since a region hides its nodes from it

@@ -75,6 +75,7 @@ class _Growth:
         self._grow()
         self._link()
         self._grow()
+        self._finish()
         self._take_in_copies()
 
     def _grow(self) -> None:
@@ -149,6 +150,44 @@ class _Growth:
                 if maker is not None and maker in reached and maker not in self.region.slicing:
                     self.region.slicing[maker] = reached[maker]
                     todo.append(maker)
+
+    # --- What is left to do with a result -------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Take in arithmetic on results that nobody else reads, if the loop makes its operands."""
+        region, facts = self.region, self.facts
+        kept = set(facts.graph.outputs)
+        todo = deque(sorted(region.slicing, key=facts.index.__getitem__))
+        while todo:
+            node = todo.popleft()
+            for value, dim in zip(node.outputs, region.slicing[node].outs, strict=True):
+                users = facts.users[value]
+                if len(users) != 1 or value in kept or not isinstance(dim, int):
+                    continue
+                (user,) = users
+                if user not in region.slicing and user.op.family == "pointwise":
+                    place = Place(False, user.inputs.index(value), dim)
+                    todo += self._finished_by(user, place)
+
+    def _finished_by(self, user: Node, place: Place) -> list[Node]:
+        """Add `user`, and what spreads its operands, if the region makes all of them."""
+        found = slicing_of(user, place, self.region.steps)
+        if found is None:
+            return []
+        added: dict[Node, Slicing] = {user: found}
+        for value, dim in zip(user.inputs, found.ins, strict=True):
+            maker = self.facts.maker.get(value)
+            if maker is not None and maker.op.name == "expand" and isinstance(dim, int):
+                spread = slicing_of(maker, Place(True, 0, dim), self.region.steps)
+                if spread is not None and maker not in self.region.slicing:
+                    added[maker] = spread
+                    value, dim = maker.inputs[0], spread.ins[0]
+            if value in self.facts.constant:
+                continue
+            if self.region.made_along(self.facts, value) != dim:
+                return []
+        self.region.slicing.update(added)
+        return [user]
 
     # --- What costs nothing to have twice -------------------------------------------------------
 

@@ -87,13 +87,14 @@ def _divided(x: Value, r: Rewriter) -> tuple[Value, Value | None]:
 
 def _is_transposed(a: Value, b: Value, r: Rewriter) -> bool:
     """Whether a is b with its last two dims exchanged."""
-    for one, other in ((a, b), (b, a)):
-        permuted = r.maker(one, "permute")
-        n = one.type.ndim
-        swapped = (*range(n - 2), n - 1, n - 2)
-        if permuted is not None and permuted.inputs[0] is other:
-            return bool(permuted.attrs["dims"] == swapped)
-    return False
+    (base_a, dims_a), (base_b, dims_b) = _permuted(a, r), _permuted(b, r)
+    return base_a is base_b and dims_a == (*dims_b[:-2], dims_b[-1], dims_b[-2])
+
+
+def _permuted(x: Value, r: Rewriter) -> tuple[Value, tuple[int, ...]]:
+    """What x is a permutation of, and by which dims."""
+    node = r.maker(x, "permute")
+    return (x, tuple(range(x.type.ndim))) if node is None else (node.inputs[0], node.attrs["dims"])
 
 
 # --- Scaled operands ---------------------------------------------------------------------------
@@ -139,10 +140,9 @@ def scale_other(node: Node, r: Rewriter) -> Tracer | None:
     a, g = node.inputs
     n = a.type.ndim
     swapped = (*range(n - 2), n - 1, n - 2)
-    permuted = r.maker(a, "permute")
-    if permuted is None or permuted.attrs["dims"] != swapped or g.type.numel >= a.type.numel:
+    e, dims = _permuted(a, r)
+    if dims != swapped or g.type.numel >= a.type.numel:
         return None
-    (e,) = permuted.inputs
     for op in ("div", "mul"):
         found = _by_row(e, op, n - 1, r)
         if found is not None:

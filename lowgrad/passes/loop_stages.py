@@ -190,7 +190,8 @@ class _Split:
         return found
 
     def _is_made_again(self, value: Value, maker: Node) -> bool:
-        return value in self.region.wide or maker in self.region.copies
+        is_view = maker.op.family == "view" and len(maker.inputs) == 1
+        return value in self.region.wide or maker in self.region.copies or is_view
 
 
 # --- The graph with its loops --------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -103,15 +104,29 @@ def _checked_device(name: str) -> str:
     return name
 
 
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(?:([KMGT])(i?)B?|B)?\s*", re.IGNORECASE | re.ASCII)
+
+
 def _bytes(memory: int | str | None) -> int | None:
-    if memory is None or isinstance(memory, int):
-        return memory
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", memory, re.IGNORECASE)
-    if match is None:
-        raise ArgumentError(f'compile: memory="{memory}" is not a size', fix='memory="2GiB"')
-    number, prefix, binary = match.groups()
-    power = " KMGT".index(prefix.upper() or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    """The budget in bytes. "GB" and "G" are 1000 ** 3 bytes, "GiB" is 1024 ** 3."""
+    if memory is None:
+        return None
+    size = 0
+    if isinstance(memory, str):
+        match = _SIZE.fullmatch(memory)
+        if match is not None:
+            number, prefix, binary = match.groups()
+            power = " KMGT".index((prefix or " ").upper())
+            size = int(Fraction(number) * (1024 if binary else 1000) ** power)
+    elif isinstance(memory, (int, np.integer)) and not isinstance(memory, bool):
+        size = int(memory)
+    if size <= 0:
+        raise ArgumentError(
+            f"compile: memory={memory!r} is not a size; it is a positive number of bytes, or text "
+            f'like "512MB", "1.5 GB", "2GiB"',
+            fix='memory="2GiB"',
+        )
+    return size
 
 
 class CompiledFunction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import warnings
@@ -135,10 +136,47 @@ def test_a_tensor_in_place_of_the_number_does_not_record_again():
     assert step.recordings == 1
 
 
-@pytest.mark.parametrize("memory", ["lots", "2 GiBs", "-1"])
+NO_SIZES = ["lots", "2 GiBs", "-1", "", " ", "GiB", "1.2.3", ".", "1.", "0", "0GB", "0.1", "nan"]
+NO_SIZES += ["inf", "1e9", "2 iB", "1 2", "\u0662GiB", 0, -1, 1.5, math.nan, math.inf, True, False]
+
+
+@pytest.mark.parametrize("memory", [*NO_SIZES, b"1GiB", [1]], ids=repr)
 def test_a_budget_that_is_no_size_is_refused(memory):
-    with pytest.raises(lowgrad.ArgumentError, match="is not a size"):
+    with pytest.raises(lowgrad.ArgumentError, match="is not a size; it is a positive number of"):
         lowgrad.compile(lambda x: x, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("memory", "nbytes"),
+    [
+        (4096, 4096),
+        (np.int64(5), 5),
+        ("4096", 4096),
+        ("7 B", 7),
+        ("512MB", 512_000_000),
+        ("1.5 GB", 1_500_000_000),
+        (" .5kib ", 512),
+        ("2GiB", 2 << 30),
+        ("2G", 2_000_000_000),
+        ("9007199254740993", 2**53 + 1),
+    ],
+)
+def test_a_budget_is_bytes_or_text(memory, nbytes):
+    weight = lowgrad.zeros(1 << 10)
+    step = lowgrad.compile(lambda: weight.add_(1.0), memory=memory)
+
+    assert step._options.memory == nbytes
+
+
+def test_a_budget_below_the_state_names_what_is_missing_and_runs_nothing():
+    weight = lowgrad.zeros(1000)
+    step = lowgrad.compile(lambda: weight.add_(1.0), memory=3000)
+
+    with pytest.raises(
+        lowgrad.OutOfMemory, match=r"alone take 4000 bytes; the budget is 3000, 1000"
+    ):
+        step()
+    assert weight.sum().item() == 0
 
 
 def test_an_unknown_device_is_refused():

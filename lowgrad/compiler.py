@@ -104,9 +104,10 @@ class Compiled:
     @cached_property
     def launches(self) -> tuple[Launch, ...]:
         """The generated kernels, and how often each is started."""
+        from lowgrad.codegen.alike import alike
         from lowgrad.codegen.lower import launches
 
-        return tuple(launches(self.graph))
+        return tuple(alike(launches(self.graph)))
 
     @property
     def cost(self) -> Cost:

@@ -83,8 +83,8 @@ CONSTANTS = ("BLOCK", "ROWS", "COLS", "SOURCES", "BLOCK_M", "BLOCK_N", "BLOCK_K"
 
 
 def region_of(node: Node) -> Region:
-    """`node` as a region: its body if it is fused, else itself alone."""
-    if node.op.name == "fused":
+    """`node` as a region: its body if it has one, else itself alone."""
+    if "body" in node.attrs:
         body = node.attrs["body"]
         nodes, inputs, outputs = body.nodes, body.inputs, body.outputs
     else:
@@ -92,14 +92,23 @@ def region_of(node: Node) -> Region:
     by_value: dict[Value, Param] = {}
     taken: set[str] = set()
     for number, value in enumerate(dict.fromkeys(node.inputs)):
-        name = _unused(sanitized(value.hint) or f"x{number}", taken)
+        name = _unused(role_of(value.hint) or f"x{number}", taken)
         by_value[value] = Param(f"{name}_ptr", value.type, "in", value)
     stored = []
     for number, (own, outer) in enumerate(zip(outputs, node.outputs, strict=True)):
-        name = _unused(sanitized(outer.hint) or f"out{number}", taken)
+        name = _unused(role_of(outer.hint) or f"out{number}", taken)
         stored.append((own, Param(f"{name}_ptr", outer.type, "out", outer)))
     params = {own: by_value[outer] for own, outer in zip(inputs, node.inputs, strict=True)}
     return Region(kernel_name(nodes), node, nodes, params, tuple(stored))
+
+
+def role_of(hint: str) -> str:
+    """What a value is to a kernel: "weight" of "blocks.3.up.weight"; "" if its name does not say.
+
+    Layers that are alike then have the same kernels; `Param.value` still knows whose weight it is.
+    """
+    words = [word for word in hint.split(".") if not word.isdigit()]
+    return sanitized(words[-1]) if words else ""
 
 
 def kernel_name(nodes: tuple[Node, ...]) -> str:

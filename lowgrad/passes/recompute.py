@@ -181,13 +181,20 @@ def _decide(traffic: Traffic, index: int, value: Value, is_output: bool) -> None
         return
     groups = list(traffic.readers[value])
     able = [g for g in groups if _can_repeat(traffic, g, value, recipe)]
-    avoidable = able == groups and not is_output
+    avoidable = able == groups and not is_output and not _is_lookup_at_hand(traffic, index, recipe)
     if avoidable and _is_cheaper(traffic, index, value, recipe):
         _repeat(traffic, able, value, recipe)
         return
     # It is written anyway, but who has all its leaves at hand need not read it.
     at_hand = [g for g in able if all(leaf in traffic.reads[g] for leaf in recipe.leaves)]
     _repeat(traffic, at_hand, value, recipe)
+
+
+def _is_lookup_at_hand(traffic: Traffic, index: int, recipe: Recipe) -> bool:
+    """Whether rows are looked up by a kernel that runs anyway, and can store them side by side."""
+    nodes = traffic.flow.graph.nodes
+    is_made = traffic.grouping.summary[traffic.grouping.group(index)].kind != "pointwise"
+    return is_made and any(nodes[n].op.family == "indexing" for n in recipe.nodes)
 
 
 def _recipe(traffic: Traffic, index: int, also: Value | None = None) -> Recipe | None:

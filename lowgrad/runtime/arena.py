@@ -1,12 +1,12 @@
 """Offsets in one arena: buffers that live at the same time never share a byte.
 
-Placing buffers optimally is NP-hard (it is dynamic storage allocation); greedy best-fit in a few
-orders comes within a few percent on training steps, whose lifetimes nest.
+Placing buffers optimally is NP-hard (it is dynamic storage allocation); greedy in a few orders
+comes within a few percent on training steps, whose lifetimes nest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 MANY = 4000
 
 Ints = npt.NDArray[np.int64]
+# Of the gaps that fit (positions in the second argument, the sizes), the one to take.
+Gap = Callable[[Ints, Ints], int]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Placement:
 
 
 def place(spans: Sequence[Span], *, alignment: int = ALIGNMENT) -> Placement:
-    """Greedy best-fit in several orders; the best is kept. Offsets are multiples of `alignment`."""
+    """Greedy, in several orders and two fits; the best is kept. Offsets are aligned."""
     if not spans:
         return Placement((), 0, 0)
     sizes = _aligned(np.array([s.nbytes for s in spans], np.int64), alignment)
@@ -50,8 +52,8 @@ def place(spans: Sequence[Span], *, alignment: int = ALIGNMENT) -> Placement:
     bound = _most_live(sizes, first, last)
     best: Ints | None = None
     best_bytes = 0
-    for order in _orders(sizes, first, last):
-        offsets = _best_fit(order, sizes, first, last)
+    for gap, order in _ways(sizes, first, last):
+        offsets = _greedy(order, sizes, first, last, gap)
         total = int((offsets + sizes).max())
         if best is None or total < best_bytes:
             best, best_bytes = offsets, total
@@ -72,6 +74,14 @@ def _most_live(sizes: Ints, first: Ints, last: Ints) -> int:
     return int(change.cumsum().max())
 
 
+def _ways(sizes: Ints, first: Ints, last: Ints) -> Iterator[tuple[Gap, Ints]]:
+    """What to try, the usually best first: best-fit in each order, then first-fit."""
+    orders = _orders(sizes, first, last)
+    for gap in (_smallest_gap, _lowest_gap) if len(sizes) <= MANY else (_smallest_gap,):
+        for order in orders:
+            yield gap, order
+
+
 def _orders(sizes: Ints, first: Ints, last: Ints) -> list[Ints]:
     lifetime = last - first + 1
     by_size = np.lexsort((first, -sizes))
@@ -83,23 +93,23 @@ def _orders(sizes: Ints, first: Ints, last: Ints) -> list[Ints]:
     return [by_size, by_area, by_lifetime, by_start]
 
 
-def _best_fit(order: Ints, sizes: Ints, first: Ints, last: Ints) -> Ints:
-    """Each span in turn goes into the smallest gap that it fits, among those it lives with."""
+def _greedy(order: Ints, sizes: Ints, first: Ints, last: Ints, gap: Gap) -> Ints:
+    """Each span in turn goes into the gap that `gap` takes, among those it lives with."""
     count = len(order)
     offsets = np.zeros(count, np.int64)
     starts, stops = np.empty(count, np.int64), np.empty(count, np.int64)  # of placed spans, in time
     lows, highs = np.empty(count, np.int64), np.empty(count, np.int64)  # and in bytes
     for placed, index in enumerate(order.tolist()):
         conflicts = (starts[:placed] <= last[index]) & (stops[:placed] >= first[index])
-        at = _gap(lows[:placed][conflicts], highs[:placed][conflicts], int(sizes[index]))
+        at = _place_one(lows[:placed][conflicts], highs[:placed][conflicts], sizes[index], gap)
         offsets[index] = at
         starts[placed], stops[placed] = first[index], last[index]
         lows[placed], highs[placed] = at, at + sizes[index]
     return offsets
 
 
-def _gap(lows: Ints, highs: Ints, size: int) -> int:
-    """The offset of the smallest gap between the taken ranges that holds `size` bytes."""
+def _place_one(lows: Ints, highs: Ints, size: int, gap: Gap) -> int:
+    """The offset of a gap between the taken ranges that holds `size` bytes, or above them all."""
     if len(lows) == 0:
         return 0
     order = np.argsort(lows, kind="stable")
@@ -109,7 +119,15 @@ def _gap(lows: Ints, highs: Ints, size: int) -> int:
     fits = np.flatnonzero(gaps >= size)
     if len(fits) == 0:
         return int(highs[-1])
-    return int(begins[fits[np.argmin(gaps[fits])]])
+    return int(begins[gap(fits, gaps)])
+
+
+def _smallest_gap(fits: Ints, gaps: Ints) -> int:
+    return int(fits[np.argmin(gaps[fits])])
+
+
+def _lowest_gap(fits: Ints, gaps: Ints) -> int:
+    return int(fits[0])
 
 
 def check(spans: Sequence[Span], placement: Placement, *, alignment: int = ALIGNMENT) -> None:

@@ -25,7 +25,10 @@ FREE_VIEWS = frozenset(("permute", "expand", "slice", "flip"))
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes of the arena: who holds them, and over which nodes (inclusive) of the step."""
+    """Bytes of the arena: who holds them, and over which nodes (inclusive) of the step.
+
+    nested: for the scratch of a row loop, the plan of one of its largest pieces, which lies in it.
+    """
 
     name: str
     type: TensorType | None  # None for the scratch of one node
@@ -34,6 +37,7 @@ class Buffer:
     first: int
     last: int
     loc: Location | None
+    nested: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,17 @@ class Plan:
             *(f"traded    {line}" for line in self.trades),
             "",
             f"{'offset':>12} {'bytes':>12} {'live':>11}  buffer",
+            *self._table(),
         ]
+        return "\n".join(lines)
+
+    def _table(self) -> list[str]:
+        """A line for each buffer; what lies in one, indented below it."""
+        lines: list[str] = []
         for b in sorted(self.buffers, key=lambda b: (b.first, b.offset)):
             lines.append(f"{b.offset:>12} {b.nbytes:>12} {f'{b.first}-{b.last}':>11}  {_line(b)}")
-        return "\n".join(lines)
+            lines += [f"    {line}" for nested in b.nested for line in nested._table()]
+        return lines
 
 
 def human(nbytes: int) -> str:
@@ -109,14 +120,18 @@ def plan(graph: Graph) -> Plan:
     over = {**stored, **reused}
     spans: list[Span] = []
     owners: list[_Owner] = []
+    updates = _updates(graph)
     for index, node in enumerate(graph.nodes):
         for value in node.outputs:
             if roots[value] is value and value not in over:
-                spans.append(Span(_name(value, node), value.type.nbytes, first[value], last[value]))
+                name = _name(value, node, updates)
+                spans.append(Span(name, value.type.nbytes, first[value], last[value]))
                 owners.append(_Owner(value, node, index))
         temporaries = _temporaries(node, over)
         if temporaries:
-            spans.append(Span(f"scratch of {node.op.name}", temporaries, index, index))
+            made = min(node.outputs, key=lambda v: len(updates.get(v, "")))
+            name = f"scratch of {_name(made, node, updates)}"
+            spans.append(Span(name, temporaries, index, index))
             owners.append(_Owner(None, node, index))
     placed = place(spans)
     offsets = {o.value: at for o, at in zip(owners, placed.offsets, strict=True) if o.value}
@@ -197,8 +212,13 @@ class _Owner(NamedTuple):
 
 
 def _buffer(span: Span, owner: _Owner, offset: int) -> Buffer:
-    type_ = None if owner.value is None else owner.value.type
-    return Buffer(span.name, type_, offset, span.nbytes, span.first, span.last, owner.node.loc)
+    lifetime = (span.first, span.last)
+    if owner.value is not None:
+        return Buffer(span.name, owner.value.type, offset, span.nbytes, *lifetime, owner.node.loc)
+    nested: tuple[Plan, ...] = ()
+    if owner.node.op.family == "loop":
+        nested = (max(map(piece_plan, owner.node.attrs["pieces"]), key=lambda p: p.arena_bytes),)
+    return Buffer(span.name, None, offset, span.nbytes, *lifetime, owner.node.loc, nested)
 
 
 def _roots(graph: Graph) -> dict[Value, Value]:
@@ -298,5 +318,49 @@ def over_of(node: Node, stored: Mapping[Value, Value]) -> dict[int, int]:
     }
 
 
-def _name(value: Value, node: Node) -> str:
-    return value.hint or node.op.name
+# What a value is called: the op that computes it, not one that only lays it out again.
+LAYOUT = FREE_VIEWS | {"reshape", "cast"}
+
+
+def _name(value: Value, node: Node, updates: Mapping[Value, str]) -> str:
+    """`fc1.weight`, `update of fc1.weight` (a gradient, mostly), or the ops that make it."""
+    if value.hint:
+        return value.hint
+    if value in updates:
+        return f"update of {updates[value]}"
+    if node.op.name not in ("fused", "rows"):
+        return node.op.name
+    body: Graph = node.attrs["body"]
+    position = node.outputs.index(value)
+    made_by = {v: n for n in body.nodes for v in n.outputs}
+    inner = body.outputs[position]
+    while inner in made_by and made_by[inner].op.name in LAYOUT:
+        inner = made_by[inner].inputs[0]
+    if inner not in made_by:
+        return inner.hint or node.op.name
+    made = made_by[inner]
+    return _name(inner, made, {}) if made.op.name != node.op.name else node.op.name
+
+
+def _updates(graph: Graph) -> dict[Value, str]:
+    """The state that each value goes into, by name: the node that reads it makes the new state.
+
+    New state itself goes by the name of the old one. Values that go into more are left out.
+    """
+    hints = {graph.outputs[o]: graph.inputs[i].hint for o, i in graph.aliases.items()}
+    found: dict[Value, str] = {}
+    several: set[Value] = set()
+    for node in graph.nodes:
+        for value in dict.fromkeys(node.inputs):
+            names = [
+                hints[new]
+                for new in node.outputs
+                if hints.get(new) and new.type.shape == value.type.shape
+            ]
+            name = min(names, key=len, default="")  # of `weight` and `weight.exp_avg`, `weight`
+            if not name:
+                continue
+            if value in found or not all(n.startswith(name) for n in names):
+                several.add(value)
+            found[value] = name
+    return {v: n for v, n in (found | hints).items() if n and v not in several}

@@ -1,0 +1,69 @@
+"""A wrong index that the loss depends on leaves parameters, moments and step counts alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import lowgrad
+import lowgrad.nn.functional as F
+from lowgrad import nn, optim
+
+OPTIMIZERS = {
+    "sgd": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
+    "adamw": lambda p: optim.AdamW(p, lr=0.1),
+}
+
+
+def trained(name):
+    net = nn.Sequential(nn.Embedding(12, 8), nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 5))
+    optimizer = OPTIMIZERS[name](net.parameters())
+
+    @lowgrad.compile
+    def step(t, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(t), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return net, optimizer, step
+
+
+def arrays(tree):
+    """Every array and number in nested state, in order."""
+    if isinstance(tree, dict):
+        return [a for key in tree for a in arrays(tree[key])]
+    if isinstance(tree, (list, tuple)):
+        return [a for item in tree for a in arrays(item)]
+    if isinstance(tree, lowgrad.Tensor):
+        return [np.array(tree.tolist())]
+    return [tree]
+
+
+def everything(net, optimizer):
+    return arrays([net.state_dict(), optimizer.state_dict(), lowgrad.get_rng_state()])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("where", ["token", "target"])
+@pytest.mark.parametrize("wrong", [12, -13])
+def test_a_wrong_index_changes_nothing(name, where, wrong):
+    net, optimizer, step = trained(name)
+    tokens, targets = [0, 3, 11, 5], [0, 1, 4, 2]
+    step(lowgrad.tensor(tokens), lowgrad.tensor(targets))
+    before = everything(net, optimizer)
+    (tokens if where == "token" else targets)[2] = wrong
+
+    with pytest.raises(lowgrad.IndexOutOfRange):
+        step(lowgrad.tensor(tokens), lowgrad.tensor(targets))
+
+    def changed():
+        return [
+            not np.array_equal(a, b)
+            for a, b in zip(before, everything(net, optimizer), strict=True)
+        ]
+
+    assert not any(changed())
+    step(lowgrad.tensor([0, 3, 11, 5]), lowgrad.tensor([0, 1, 4, 2]))
+    assert sum(changed()) >= 5 + 5  # each parameter, and at least a moment of each

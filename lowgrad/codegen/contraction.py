@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.body import Lane
-from lowgrad.codegen.kernel import Dot, Kernel, Load, Reduce
+from lowgrad.codegen.kernel import Dot, Kernel, Reduce
+from lowgrad.codegen.operands import Operands, accumulated
 from lowgrad.codegen.reader import At
 from lowgrad.codegen.region import Region, flat_place, places
 from lowgrad.codegen.tiling import DotTiling, Tiling, ceil_div, dot_tiling
@@ -20,7 +21,6 @@ from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import Index, flatten, unflatten
 from lowgrad.ir.tile import Tile
-from lowgrad.ir.types import DType, bool_, float32, int32
 
 # Rows of tiles that programs go through together.
 GROUP = 8
@@ -72,6 +72,7 @@ class _Contraction:
         self.precision = tiling.precision
         self.body = region.body()
         self.reader = region.reader(self.body)
+        self.operands = Operands(self.body, self.reader, region.producers, tile.fn)
         self.dtype = node.inputs[0].type.dtype
 
     def kernel(self) -> Kernel:
@@ -131,7 +132,7 @@ class _Contraction:
         body = self.body
         acc = body.fill(
             0.0 if self.dtype.is_floating_point else 0,
-            _accumulated(self.dtype),
+            accumulated(self.dtype),
             ("BLOCK_M", "BLOCK_N"),
             name="acc",
         )
@@ -168,54 +169,16 @@ class _Contraction:
 
     def _operand(self, value: Value, at: At, lanes: str) -> Tile:
         """A tile of an operand, 0 past the end of the inner axis."""
-        body, reader = self.body, self.reader
-        zero = 0.0 if self.dtype.is_floating_point else 0
-        is_moved = self._is_moved(value)
-        reader.other = zero
-        pulled = reader.value(value, at, raw=is_moved)
-        reader.other = None
-        x = reader.as_tile(pulled, value.type.dtype)
         shape = ("BLOCK_M", "BLOCK_K") if lanes == "inner_a" else ("BLOCK_K", "BLOCK_N")
-        x = body.broadcast(x, shape, x.dtype)
-        mask = body.lanes[_last(body.lanes, lanes)].mask
-        if mask and not self._reads_zero(x, mask):
-            x = body.let("where", Tile(body, mask, bool_), x, zero, dtype=x.dtype)
-        return self._as_operand(x, is_raw=is_moved and isinstance(pulled, Tile))
-
-    def _as_operand(self, x: Tile, *, is_raw: bool) -> Tile:
-        """`x` in the type that products are made in."""
-        body = self.body
-        if self.tile.fn == "multiply":
-            wide = _accumulated(self.dtype)
-            return x if wide is self.dtype else body.let("cast", x, dtype=wide)
-        if is_raw or not self.dtype.is_low_precision:
-            return x
-        return body.let("narrow", x, dtype=self.dtype)
-
-    def _is_moved(self, value: Value) -> bool:
-        """Whether `value` is an input seen through views only, and so already rounded."""
-        producers = self.region.producers
-        todo = [value]
-        while todo:
-            node = producers.get(todo.pop())
-            if node is None:
-                continue
-            if node.op.family != "view" and node.op.name not in ("take", "gather"):
-                return False
-            todo.extend(node.inputs[:1] if node.op.family == "indexing" else node.inputs)
-        return True
-
-    def _reads_zero(self, x: Tile, mask: str) -> bool:
-        """Whether `x` is a load that gives 0 where `mask` does not hold."""
-        found = [s for s in self.body.statements if isinstance(s, Load) and s.name == x.name]
-        return bool(found) and mask in found[0].masks
+        mask = self.body.lanes[_last(self.body.lanes, lanes)].mask
+        return self.operands.tile(value, at, shape, (mask,) if mask else ())
 
     # --- After it ---
 
     def _give(self, acc: Tile, own: At) -> None:
         value = self.node.output
         result = Tile(self.body, acc.name, value.type.dtype)
-        if self.dtype.is_integer and _accumulated(self.dtype) is not self.dtype:
+        if self.dtype.is_integer and accumulated(self.dtype) is not self.dtype:
             result = self.body.let("cast", acc, dtype=self.dtype)
         expected = flatten(own, value.type.shape)
 
@@ -237,14 +200,6 @@ class _Contraction:
         for param, flat, result in results:
             masks = self.body.masks_of(flat)
             self.body.store(param.name, flat, result, masks)
-
-
-def _accumulated(dtype: DType) -> DType:
-    """The type that products are added up in."""
-    if dtype.is_low_precision:
-        return float32
-    narrow = dtype.is_integer and dtype.itemsize < 4
-    return int32 if narrow else dtype
 
 
 def _last(lanes: dict[str, Lane], wish: str) -> str:

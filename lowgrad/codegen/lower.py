@@ -14,6 +14,7 @@ from lowgrad.codegen.region import region_of
 from lowgrad.codegen.rows import rows
 from lowgrad.codegen.scan import scan
 from lowgrad.codegen.scatter import scatter
+from lowgrad.codegen.stream import stream
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Graph, Node
@@ -45,10 +46,13 @@ def lower(node: Node, tiling: Tiling = DEFAULT) -> tuple[Kernel, ...]:
 
     None for a reshape, whose result is the same memory, and for results without elements. Two for
     a reduction too large for one launch; the partial results in between are a scratch param.
+    None for a row loop that is launched chunk by chunk (`launches`).
     Raises CompileError if the node has no kernel.
     """
     if is_free(node):
         return ()
+    if node.op.family == "loop":
+        return stream(node, tiling)
     return SKELETONS[kind_of(node)](region_of(node), tiling)
 
 
@@ -62,8 +66,9 @@ class Launch(NamedTuple):
 def launches(graph: Graph, tiling: Tiling = DEFAULT) -> Iterator[Launch]:
     """The kernels of `graph` in order; those of a row loop once for each size of chunk."""
     for node in graph.nodes:
-        if node.op.family != "loop":
-            yield from (Launch(kernel, 1) for kernel in lower(node, tiling))
+        kernels = lower(node, tiling)
+        yield from (Launch(kernel, 1) for kernel in kernels)
+        if node.op.family != "loop" or kernels:
             continue
         for fill in fills(node):
             yield from (Launch(kernel, 1) for kernel in lower(fill, tiling))

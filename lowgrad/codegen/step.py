@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lowgrad.codegen.kernel import Kernel
 from lowgrad.codegen.loop import run_loop
-from lowgrad.codegen.lower import is_free
+from lowgrad.codegen.lower import is_free, lower
 from lowgrad.codegen.run import launch_signature, run_node
 from lowgrad.ir.graph import Graph, Value
 
@@ -38,7 +38,7 @@ def run_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
         operands = [values[v] for v in node.inputs]
         if is_free(node):
             made: Sequence[Array] = (node.op.evaluate(*operands, **node.attrs),)
-        elif node.op.family == "loop":
+        elif node.op.family == "loop" and not lower(node):
             made = run_loop(node, operands, run_graph)
         else:
             made = run_node(node, operands)

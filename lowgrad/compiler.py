@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lowgrad.budget import Search
 from lowgrad.errors import ArgumentError
+from lowgrad.explain import Explanation, explain
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.op import Array
 from lowgrad.passes.base import Pass
+from lowgrad.passes.pipeline import lower
 from lowgrad.passes.trades import Trades
 
 if TYPE_CHECKING:
@@ -119,6 +121,11 @@ class Compiled:
             sum(times * (k.bytes_read + k.bytes_written) for k, times in made),
             sum(times * k.flops for k, times in made),
         )
+
+    def explain(self) -> Explanation:
+        """Each fusion that was made or refused: why, the bytes at stake, and the user's line."""
+        steps = lower(self._chosen.trades, self.options.fuse)
+        return explain(steps, self._chosen.graphs)
 
     def cross_compile(self, target: str | None = None) -> tuple[Any, ...]:
         """Each distinct kernel, compiled for `target` ("cuda:90", "hip:gfx942") without a GPU."""

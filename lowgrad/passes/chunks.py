@@ -7,6 +7,9 @@ outputs are the pieces of the results, and the accumulators, each over the old o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from lowgrad.ir.build import Builder, Tracer
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.op import REGISTRY
@@ -14,6 +17,7 @@ from lowgrad.ir.slicing import Cut
 from lowgrad.ir.types import TensorType, int64
 from lowgrad.ops.rows import COMBINED_BY, Dim, accumulator_type, dims_of
 from lowgrad.passes.base import Pass, graph_pass
+from lowgrad.passes.decisions import Decision
 from lowgrad.passes.fuse import fuse
 from lowgrad.passes.order import order
 from lowgrad.passes.simplify import simplify
@@ -25,7 +29,7 @@ START = TensorType((), int64)
 LOWERING: tuple[Pass, ...] = (simplify, views, fuse, order)
 
 
-@graph_pass("chunks", exact=True)
+@graph_pass("chunks", exact=True, explain=lambda graph: _explained(graph))
 def chunks(graph: Graph) -> Graph:
     """Every row loop gets the graphs of its pieces."""
     return graph.with_nodes(_with_pieces(node) for node in graph.nodes)
@@ -37,6 +41,17 @@ def _with_pieces(node: Node) -> Node:
     sizes = piece_sizes(node.attrs["steps"], node.attrs["chunk"])
     pieces = tuple(lowered(chunk_graph(node, size)) for size in sizes)
     return Node(node.op, node.inputs, {**node.attrs, "pieces": pieces}, node.outputs, node.loc)
+
+
+def _explained(graph: Graph) -> Iterator[Decision]:
+    """What fuse decides for a whole chunk of each loop, for all of them."""
+    assert fuse.explain is not None, "fuse can be asked"
+    for node in graph.nodes:
+        if node.op.name == "rows":
+            taken = min(node.attrs["chunk"], node.attrs["steps"])
+            times = max(1, node.attrs["steps"] // taken)
+            for d in fuse.explain(views(simplify(chunk_graph(node, taken)))):
+                yield replace(d, nbytes=d.nbytes * times, times=times)
 
 
 def lowered(graph: Graph) -> Graph:

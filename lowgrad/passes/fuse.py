@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from lowgrad.ir.graph import Graph, Value
 from lowgrad.passes.base import graph_pass
 from lowgrad.passes.dataflow import flow_of
+from lowgrad.passes.fusions import decisions_of
 from lowgrad.passes.grouping import Summary, group_nodes
 from lowgrad.passes.recompute import Traffic, choose_recomputed
 from lowgrad.passes.regions import with_regions
@@ -22,17 +23,23 @@ MAX_POINTERS = 96
 SMALL_UPDATE = 1 << 16
 
 
+def decided(graph: Graph) -> Traffic:
+    """What is one kernel, and what each of them reads and repeats."""
+    traffic = choose_recomputed(group_nodes(flow_of(graph)))
+    share_reads(traffic)
+    share_kernels_of_updates(traffic)
+    return traffic
+
+
 @graph_pass(
     "fuse",
     exact=False,
     reason="inside a region 16-bit floats are not rounded after each operation",
+    explain=lambda graph: decisions_of(decided(graph)),
 )
 def fuse(graph: Graph) -> Graph:
     """Make regions. f32 and f64 values keep every bit; 16-bit ones lose fewer."""
-    traffic = choose_recomputed(group_nodes(flow_of(graph)))
-    share_reads(traffic)
-    share_kernels_of_updates(traffic)
-    return with_regions(traffic)
+    return with_regions(decided(graph))
 
 
 def share_reads(traffic: Traffic) -> None:

@@ -35,12 +35,13 @@ def _node_of(traffic: Traffic, group: int, wanted: set[Value]) -> Node | None:
         return None
     if traffic.grouping.summary[group].kind == "alone":
         return nodes[0]
-    body = _body(flow, outputs, {*members, *traffic.repeated.get(group, ())})
-    return _region(body, outputs, traffic.grouping.summary[group].kind, _speaker(flow, members))
+    body = nodes_behind(flow, outputs, {*members, *traffic.repeated.get(group, ())})
+    inner = [flow.graph.nodes[i] for i in body]
+    return _region(inner, outputs, traffic.grouping.summary[group].kind, _speaker(flow, members))
 
 
-def _body(flow: Flow, outputs: Iterable[Value], own: set[int]) -> list[Node]:
-    """The nodes that make `outputs`: those of the group, and the views and constants they need."""
+def nodes_behind(flow: Flow, outputs: Iterable[Value], own: set[int]) -> list[int]:
+    """The nodes, by index, that make `outputs`: `own` ones, and views and constants they need."""
     found: set[int] = set()
     todo = [flow.producer[v] for v in outputs]
     while todo:
@@ -52,7 +53,7 @@ def _body(flow: Flow, outputs: Iterable[Value], own: set[int]) -> list[Node]:
             source = flow.producer.get(value)
             if source is not None and (source in own or flow.role[source] in _COPIED):
                 todo.append(source)
-    return [flow.graph.nodes[i] for i in sorted(found)]
+    return sorted(found)
 
 
 _COPIED = (Role.VIEW, Role.CREATE, Role.RESHAPE)
@@ -68,7 +69,7 @@ def _region(nodes: list[Node], outputs: list[Value], kind: str, speaker: Node) -
     if len(nodes) == 1:
         return nodes[0]
     inner: dict[Value, Value] = {}
-    inputs = _free_values(nodes)
+    inputs = free_values(nodes)
     for value in (*inputs, *(v for n in nodes for v in n.outputs)):
         inner[value] = Value(value.type, value.hint)
     body = Graph(
@@ -81,7 +82,7 @@ def _region(nodes: list[Node], outputs: list[Value], kind: str, speaker: Node) -
     return Node(REGISTRY["fused"], tuple(inputs), attrs, tuple(outputs), speaker.loc)
 
 
-def _free_values(nodes: list[Node]) -> list[Value]:
+def free_values(nodes: list[Node]) -> list[Value]:
     """What `nodes` read and do not make, in order of first use."""
     made = {v for n in nodes for v in n.outputs}
     return list(dict.fromkeys(v for n in nodes for v in n.inputs if v not in made))

@@ -274,5 +274,5 @@ def _refusal(lowest: Candidate, budget: int) -> OutOfMemory:
     return OutOfMemory(
         f"{what}; the budget is {budget}, {short} too few ({human(short)})",
         operands=plan.largest(4),
-        fix=f'memory="{human(plan.peak_bytes)}" is the least that works; or make the batch smaller',
+        fix=f"memory={plan.peak_bytes} is the least that works; or make the batch smaller",
     )

@@ -15,8 +15,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import Pass
@@ -166,6 +164,10 @@ class _Network:
 
     def reached(self) -> set[int]:
         """What the source reaches past a least cut: the smallest such set."""
+        # Imported here: most programs need no cut, and SciPy takes long to load.
+        from scipy.sparse import csr_array
+        from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
         capacities = self._scaled()
         rows, columns = np.array(list(self.edges), np.int32).T
         shape = (self.count, self.count)

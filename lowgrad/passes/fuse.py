@@ -27,6 +27,7 @@ def decided(graph: Graph) -> Traffic:
     """What is one kernel, and what each of them reads and repeats."""
     traffic = choose_recomputed(group_nodes(flow_of(graph)))
     share_reads(traffic)
+    share_kernels_of_sums(traffic)
     share_kernels_of_updates(traffic)
     return traffic
 
@@ -59,22 +60,48 @@ def share_reads(traffic: Traffic) -> None:
             shared[summary] = group if merged is None else merged
 
 
+def share_kernels_of_sums(traffic: Traffic) -> None:
+    """Merge sums for updated state, of one space, two by two: a norm's and the bias's before it.
+
+    The second sums what one kernel makes from what the first sums, which waits for no other.
+    """
+    sums = _update_groups(traffic, "rows")
+    free = set(sums)
+    for group in sums:
+        partner = _next_sum(traffic, group, free) if group in free else None
+        if partner is not None:
+            merged = _share(traffic, group, partner)
+            free -= set() if merged is None else {group, partner}
+
+
+def _next_sum(traffic: Traffic, group: int, free: set[int]) -> int | None:
+    """A sum over what a reader of the last of `group`'s operands makes."""
+    summary, producer = traffic.grouping.summary, traffic.flow.producer
+    last = max(traffic.reads.get(group, {}), key=lambda v: producer.get(v, -1), default=None)
+    for between in traffic.readers.get(last, ()) if last is not None else ():
+        for made in _made(traffic, between):
+            for other in traffic.readers.get(made, ()):
+                if other in free and other != group and summary[other] == summary[group]:
+                    return other
+    return None
+
+
 def share_kernels_of_updates(traffic: Traffic) -> None:
     """Merge updates of state, of whatever sizes, that can run at the same time."""
     current: dict[Hashable, int] = {}
-    for group in _update_groups(traffic):
+    for group in _update_groups(traffic, "pointwise"):
         bucket = _bucket(traffic, group)
         shared = _share(traffic, current[bucket], group) if bucket in current else None
         current[bucket] = group if shared is None else shared
 
 
-def _update_groups(traffic: Traffic) -> list[int]:
-    """Pointwise groups that only make the graph's outputs, some of them updated state."""
+def _update_groups(traffic: Traffic, kind: str) -> list[int]:
+    """Groups of this kind that only make the graph's outputs, some of them updated state."""
     flow = traffic.flow
     state = {flow.graph.outputs[i] for i in flow.graph.aliases}
     found = []
     for group in traffic.grouping.parts.in_order():
-        if traffic.grouping.summary[group].kind != "pointwise":
+        if traffic.grouping.summary[group].kind != kind:
             continue
         made = _made(traffic, group)
         if not any(traffic.readers.get(v) for v in made) and not state.isdisjoint(made):

@@ -337,3 +337,32 @@ def test_random_merges_never_make_a_cycle():
         for node, sources in enumerate(reads):
             for source in sources:
                 assert place[parts.of[source]] <= place[parts.of[node]]
+
+
+def test_a_norms_sums_and_the_next_bias_gradient_share_launches():
+    size = steps.GptSize()
+    graph = run_pipeline(steps.gpt(size), verify=True)["order"]
+
+    shared = [n for n in kernels(graph) if n.attrs.get("kind") == "rows" and _sums(n) == 3]
+
+    assert len(shared) >= size.layers
+
+
+def _sums(node) -> int:
+    """The sums over all rows in a region."""
+    body = node.attrs["body"]
+    return sum(n.op.name == "sum" and 0 in n.attrs["dims"] for n in body.nodes)
+
+
+def test_sums_with_more_than_a_kernel_between_them_stay_apart():
+    """The bias gradients of the first and the last of three layers: two products lie between."""
+    step = steps.new_step()
+    x = step.state(TensorType((64, 32), float32), "x")
+    for i, (k, n) in enumerate(((32, 32), (32, 48), (48, 32))):
+        weight, bias = steps.parameter(step, f"w{i}", n, k), steps.parameter(step, f"b{i}", n)
+        x = steps.gelu(steps.linear(x, weight, bias))
+    steps.sgd(step, step.gradients(steps.mean(x, (0, 1))))
+
+    graph = run_pipeline(step.graph("step"), verify=True)["order"]
+
+    assert max(_sums(n) for n in kernels(graph) if n.op.name == "fused") == 1

@@ -24,10 +24,12 @@ from lowgrad.runtime.memory import plan as plan_memory
 # The mild preference: what a trade must save of the peak, and may cost of the modelled time.
 WORTH_SAVING = 0.10
 WORTH_PAYING = 0.05
+# A product is worth a loop of its own if it is this part of what is worth saving.
+WORTH_A_LOOP = 0.1
 # Nobody misses so little; and a loop of small chunks is all launches.
 WORTH_BYTES = 1 << 24
 # Chunks of the largest product. Many leave little to save, few cost little.
-CHUNKS = (6, 3)
+CHUNKS = (4, 2)
 # Bytes of traffic for a byte of memory that cost no product: elementwise work done twice.
 FREE_REMAT = 4.0
 # The range of the search for a weight, and how near to the least one it comes.
@@ -129,10 +131,9 @@ class Search:
         largest = max(_products(self.simplified), default=0)
         for least in self._classes(max(base.peak * WORTH_SAVING, WORTH_BYTES)):
             for chunk in (largest // count for count in CHUNKS):
-                if least > chunk:
-                    best, before = self._better(best, Trades(least, chunk)), best
-                    if best is not before:
-                        break
+                best, before = self._better(best, Trades(least, chunk)), best
+                if best is not before:
+                    break
         if best.plan.arena_bytes < WORTH_BYTES:
             return best
         return self._better(best, replace(best.trades, remat=FREE_REMAT))
@@ -146,7 +147,8 @@ class Search:
     def _classes(self, worth: float) -> list[int]:
         """Sizes of products of which there are `worth` bytes in all, largest first."""
         sizes = _products(self.simplified)
-        return sorted({n for n in sizes if n * sizes.count(n) >= worth}, reverse=True)
+        large = {n for n in sizes if n >= worth * WORTH_A_LOOP and n * sizes.count(n) >= worth}
+        return sorted(large, reverse=True)
 
     # --- With one -------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from lowgrad.passes.trades import Trades
 
 # More loops than this are no plan: the large value couples what it is sliced along.
 MAX_STAGES = 4
+# A loop with fewer chunks saves little.
+FEWEST_CHUNKS = 4
 # Chunks of at least so many steps are made of whole tiles.
 TILE = 64
 
@@ -85,8 +87,7 @@ def _around(node: Node, facts: Facts) -> Iterator[Value]:
 
 def best_choice(facts: Facts, seed: Value, chunk_bytes: int) -> Choice | None:
     """The cheapest loops around `seed` whose chunks fit in `chunk_bytes`, if there are any."""
-    if seed.type.nbytes <= chunk_bytes:
-        return None
+    chunk_bytes = min(chunk_bytes, seed.type.nbytes // FEWEST_CHUNKS)
     choices = [c for dim in range(seed.type.ndim) for c in _choices(facts, seed, dim, chunk_bytes)]
     return min(choices, key=lambda c: c.price, default=None)
 

@@ -366,3 +366,37 @@ def test_sums_with_more_than_a_kernel_between_them_stay_apart():
     graph = run_pipeline(step.graph("step"), verify=True)["order"]
 
     assert max(_sums(n) for n in kernels(graph) if n.op.name == "fused") == 1
+
+
+def test_an_update_of_what_another_update_reads_has_a_kernel_of_its_own():
+    """In a shared one some programs would write the rows of `a` that others still read."""
+    step = steps.new_step()
+    a = step.state(TensorType((8, 16), float32), "a")
+    b = step.state(TensorType((4, 16), float32), "b")
+    c = step.state(TensorType((16,), float32), "c")
+    attrs = {"starts": (2, 0), "stops": (6, 16), "steps": (1, 1)}
+    step.update(a, a * 0.5)
+    step.update(b, b + a.call("slice", **attrs))
+    step.update(c, c * 0.5)
+
+    graph = fuse(step.graph("step"))
+
+    new_a, new_b, new_c = graph.outputs
+    makers = [set(n.outputs) for n in kernels(graph)]
+    assert [made for made in makers if new_a in made and new_b in made] == []
+    assert any(new_c in made and len(made) == 2 for made in makers)
+
+
+def test_rows_that_are_looked_up_for_sums_are_stored_for_later_readers():
+    def embedded(table, tokens, weight, scale, shift):
+        x = table.call("take", tokens, dim=0) * 2.0
+        normed = steps.layer_norm(x, scale, shift)
+        return x + normed.call("matmul", weight).call("exp").call("matmul", weight)
+
+    vector, weight = TensorType((32,), float32), TensorType((32, 32), float32)
+    tokens = TensorType((64,), int64)
+
+    graph = fuse(graph_of(embedded, TensorType((500, 32), float32), tokens, weight, vector, vector))
+
+    lookups = [n for n in kernels(graph) if "take" in inside(n)]
+    assert [n.attrs["kind"] for n in lookups] == ["rows"]

@@ -17,18 +17,19 @@ def may_overwrite(node: Node, state: Value, output: Value) -> bool:
     if state not in node.inputs:
         return True
     if node.op.name != "fused":
-        return _reads_in_place(_alone(node), state, output)
+        return reads_in_place(_alone(node), state, output)
     body: Graph = node.attrs["body"]
     inner = dict(zip(node.inputs, body.inputs, strict=True))
     results = dict(zip(node.outputs, body.outputs, strict=True))
-    return _reads_in_place(body, inner[state], results[output])
+    return reads_in_place(body, inner[state], results[output])
 
 
 def _alone(node: Node) -> Graph:
     return Graph(tuple(dict.fromkeys(node.inputs)), (node,), node.outputs)
 
 
-def _reads_in_place(body: Graph, state: Value, output: Value) -> bool:
+def reads_in_place(body: Graph, state: Value, output: Value) -> bool:
+    """Whether each element of `state` is read only where the same element of `output` is made."""
     flow = flow_of(body)
     if output not in flow.producer:
         return True  # handed through

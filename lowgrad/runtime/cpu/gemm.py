@@ -19,6 +19,7 @@ import numpy as np
 
 from lowgrad.ir.op import Array
 
+PIECE_BYTES = 1 << 16  # the most that is allocated, for operands that BLAS cannot walk
 _LARGEST = 2**31 - 1  # some libraries count in 32 bits
 _KINDS = {"float32": ("sgemm", ctypes.c_float), "float64": ("dgemm", ctypes.c_double)}
 # What NumPy's builds call CBLAS's functions, and how they count.
@@ -56,6 +57,18 @@ def gemm(a: Array, b: Array, out: Array, *, accumulate: bool) -> None:
     a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
     for at in product(*map(range, batch)):
         _add(a[at], b[at], out[at])
+
+
+def add_product(a: Array, b: Array, out: Array) -> None:
+    """out += a @ b, of any strides; what BLAS cannot walk is multiplied a few rows at a time."""
+    if not out.size or not a.shape[-1] or all(map(is_direct, (a, b, out))):
+        gemm(a, b, out, accumulate=True)
+        return
+    batch = out.size // out.shape[-2] * out.itemsize
+    rows = max(1, PIECE_BYTES // batch)
+    for first in range(0, out.shape[-2], rows):
+        piece = out[..., first : first + rows, :]
+        np.add(piece, np.matmul(a[..., first : first + rows, :], b), piece)
 
 
 def is_direct(array: Array) -> bool:

@@ -13,10 +13,11 @@ from lowgrad.ir.op import Array
 from lowgrad.ir.types import bfloat16, float16
 from lowgrad.runtime.cpu import functions
 from lowgrad.runtime.cpu.erf import erf
+from lowgrad.runtime.cpu.gemm import add_product
 from lowgrad.runtime.cpu.loop import RowLoop
 from lowgrad.runtime.cpu.parallel import run_chunks
 from lowgrad.runtime.cpu.region import Code, Slot
-from lowgrad.runtime.cpu.scratch import code_of
+from lowgrad.runtime.cpu.scratch import codes_of
 from lowgrad.runtime.memory import FREE_VIEWS, Plan, over_of
 
 ALIGNMENT = 64
@@ -56,7 +57,13 @@ def _globals() -> dict[str, Any]:
     names: dict[str, Any] = {name: getattr(np, name) for name in functions.UFUNCS.values()}
     names |= {name: getattr(np, name) for name in ("copyto", "reciprocal", "matmul")}
     names |= {name: getattr(np, name) for name in ("logical_or", "logical_and", "broadcast_to")}
-    names |= {"erf": erf, "run_chunks": run_chunks, "inf": np.inf, "nan": np.nan}
+    names |= {
+        "erf": erf,
+        "add_product": add_product,
+        "run_chunks": run_chunks,
+        "inf": np.inf,
+        "nan": np.nan,
+    }
     names |= {"bfloat16": bfloat16.numpy, "float16": float16.numpy}
     return names
 
@@ -115,8 +122,10 @@ class _Builder:
             return
         inputs = [self.names[v] for v in dict.fromkeys(node.inputs)]
         outputs = [self.names[v] for v in node.outputs]
-        code = code_of(node, inputs, outputs, over_of(node, self.over))
-        self._code(code, self.plan.scratch.get(index, 0), str(index))
+        codes = codes_of(node, inputs, outputs, over_of(node, self.over))
+        scratch = self.plan.scratch.get(index, 0)
+        for part, (at, code) in enumerate(codes):
+            self._code(code, scratch + at, f"{index}_{part}")
 
     def _rows(self, index: int, node: Node) -> None:
         scratch = self.arena[self.plan.scratch.get(index, 0) :]

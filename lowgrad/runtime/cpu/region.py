@@ -18,6 +18,8 @@ from lowgrad.ir.tile import Block, Tile
 from lowgrad.ir.types import DType, dtype_of
 from lowgrad.runtime.cpu import functions
 from lowgrad.runtime.cpu.chunks import Chunks, chunking
+from lowgrad.runtime.cpu.sums import added
+from lowgrad.runtime.cpu.sums import between as between_sums
 
 ALIGNMENT = 64
 REDUCERS = {
@@ -89,6 +91,7 @@ class Writer:
     """Writes the code of one body. `inputs` and `outputs` are the arrays' names in the step.
 
     over: outputs (by position) that are stored where an input (by position) is.
+    between: names of arrays that hold what they hold as it is inside a region: 16-bit floats wide.
     """
 
     def __init__(
@@ -98,20 +101,30 @@ class Writer:
         outputs: Sequence[str],
         over: dict[int, int],
         tag: str,
+        between: frozenset[str] = frozenset(),
     ) -> None:
         self.body = body
         self.tag = tag
         self._over = {body.outputs[o]: body.inputs[i] for o, i in over.items()}
         self._maker = {v: n for n in body.nodes for v in n.outputs}
-        self.chunks = self._chunking()
+        self._sums = added(body, self._over)
+        self._done = {*self._sums.values(), *between_sums(body, self._sums)}
+        self.chunks = None if self._sums else self._chunking()
         self.code = Code(chunks=self.chunks)
         self.names: dict[Value, str] = dict(zip(body.inputs, inputs, strict=True))
         # The leading size that an array really has: 1 where a value is broadcast to more.
         self.lead: dict[Value, int] = {v: _lead(v) for v in body.inputs}
-        self.raw = {v for v in body.inputs if v.type.dtype.is_low_precision}
+        self._between = between
+        self.raw = {
+            v
+            for v, name in self.names.items()
+            if v.type.dtype.is_low_precision and name not in between
+        }
         self.targets: dict[Value, list[str]] = {}
         for value, name in zip(body.outputs, outputs, strict=True):
             self.targets.setdefault(value, []).append(name)
+        for names in self.targets.values():
+            names.sort(key=lambda name: name not in between)
         self._slot_of: dict[Value, Slot] = {}
         self._free: dict[Any, list[Slot]] = {}
         self._root: dict[Value, Value] = {}  # of views: the value whose bytes they are
@@ -265,7 +278,8 @@ class Writer:
         """
         chunked = self._is_chunked(value)
         targets = self.targets.get(value, [])
-        if targets and not value.type.dtype.is_low_precision and self._may_write(value, kept):
+        holds = targets and (not value.type.dtype.is_low_precision or targets[0] in self._between)
+        if holds and self._may_write(value, kept):
             return self._target(targets, chunked)
         slot = self._dying(value, reusable, chunked)
         if slot is None:
@@ -331,6 +345,8 @@ class Writer:
     # Nodes --------------------------------------------------------------------------------------
 
     def _node(self, node: Node) -> None:
+        if node in self._done:
+            return
         if node.op.name in FREE and not self._copies(node):
             self._view(node)
         elif node.op.name == "full":
@@ -355,9 +371,22 @@ class Writer:
             self._iota(node)
         elif node.op.name == "matmul":
             a, b = (self._whole(v) for v in node.inputs)
+            if node in self._sums:
+                self._added(node, a, b)
+                return
             self._made(node.output, self._result(node.output), "matmul({}, {}, {})", a, b)
         else:
             self._fallback(node)
+
+    def _added(self, node: Node, a: str, b: str) -> None:
+        """Add the product to the old value, which lies where the new one will."""
+        value = self._sums[node].output
+        out, *others = self.targets[value]
+        self._lines.append(f"add_product({a}, {b}, {out}.reshape({node.output.type.shape!r}))")
+        for other in others:
+            self._store(other, out)
+        self.names[value] = out
+        self.lead[value] = _lead(value)
 
     def _made(self, value: Value, out: str, form: str, *operands: str) -> None:
         self._lines.append(form.format(*operands, out))

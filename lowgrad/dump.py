@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from lowgrad.compiler import Compiled
@@ -12,7 +13,8 @@ def dump(compiled: Compiled, directory: str | Path) -> Path:
     """Write `compiled` into `directory` (made if absent); return it.
 
     `NN-<pass>.ir` for the trace and each pass that changed something (the text parses back),
-    `memory.txt`, `kernels/NN_<name>.py` in launch order, `summary.json`.
+    `memory.txt`, `kernels/NN_<name>.py` in launch order, `launches.txt` with the line and the
+    buffers of each, `summary.json`.
     """
     root = Path(directory)
     (root / "kernels").mkdir(parents=True, exist_ok=True)
@@ -20,6 +22,7 @@ def dump(compiled: Compiled, directory: str | Path) -> Path:
     (root / "memory.txt").write_text(f"{compiled.plan}\n")
     for number, kernel in enumerate(compiled.kernels):
         (root / "kernels" / f"{number:02d}_{kernel.name}.py").write_text(kernel.source)
+    (root / "launches.txt").write_text("".join(_launches(compiled)))
     (root / "summary.json").write_text(json.dumps(_summary(compiled), indent=2) + "\n")
     return root
 
@@ -31,6 +34,14 @@ def _write_graphs(compiled: Compiled, root: Path) -> None:
         if text != before:
             (root / f"{number:02d}-{name}.ir").write_text(f"{text}\n")
         before = text
+
+
+def _launches(compiled: Compiled) -> Iterator[str]:
+    """What differs between launches of equal kernels: the user's line, and whose buffers."""
+    for number, (kernel, times) in enumerate(compiled.launches):
+        yield f"{number:02d}_{kernel.name} x {times} at {kernel.loc or '?'}\n"
+        for param in kernel.params:
+            yield f"    {param.name}: {param.type} {param.value.hint or param.role}\n"
 
 
 def _summary(compiled: Compiled) -> dict[str, object]:

@@ -49,3 +49,16 @@ def test_the_setting_dumps_each_recording(tmp_path):
         double(lowgrad.ones(3))
 
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_launches_name_the_line_and_whose_buffers(compiled, tmp_path):
+    dump(compiled, tmp_path)
+
+    text = (tmp_path / "launches.txt").read_text()
+
+    blocks = [line for line in text.splitlines() if not line.startswith(" ")]
+    assert len(blocks) == len(compiled.launches)
+    assert all("models.py:" in block for block in blocks)
+    weights = {v.hint for v in compiled.graph.inputs if v.hint.endswith("weight")}
+    assert len(weights) == 3
+    assert all(f" {hint}\n" in text for hint in weights)

@@ -17,8 +17,8 @@ from lowgrad.passes.grouping import Summary, group_nodes
 from lowgrad.passes.recompute import Traffic, choose_recomputed
 from lowgrad.passes.regions import with_regions
 
-# A kernel's parameters are pointers; this many leaves room for any target's limit.
-MAX_POINTERS = 96
+# A kernel's parameters are pointers; of 4096 bytes, the least limit, this many take half.
+MAX_POINTERS = 256
 # Up to here the gradients that wait for a shared kernel cost little memory.
 SMALL_UPDATE = 1 << 16
 

@@ -18,7 +18,7 @@ from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.types import TensorType, float32, int64
 from lowgrad.ir.verify import verify
 from lowgrad.passes import dataflow, partition
-from lowgrad.passes.fuse import fuse
+from lowgrad.passes.fuse import MAX_POINTERS, fuse
 from lowgrad.passes.partition import Partition
 from lowgrad.passes.pipeline import run_pipeline
 from lowgrad.passes.views import views
@@ -400,3 +400,16 @@ def test_rows_that_are_looked_up_for_sums_are_stored_for_later_readers():
 
     lookups = [n for n in kernels(graph) if "take" in inside(n)]
     assert [n.attrs["kind"] for n in lookups] == ["rows"]
+
+
+def test_a_shared_kernel_holds_no_more_pointers_than_a_launch_takes():
+    step = steps.new_step()
+    for i in range(150):
+        state = step.state(TensorType((3 + i,), float32), f"p{i}")
+        grad = step.state(state.type, f"g{i}")
+        step.update(state, state - grad)
+
+    found = kernels(fuse(step.graph("step")))
+
+    assert len(found) == 2
+    assert all(len(n.inputs) + len(n.outputs) <= MAX_POINTERS for n in found)

@@ -32,11 +32,9 @@ WORTH_BYTES = 1 << 24
 CHUNKS = (4, 2)
 # Bytes of traffic for a byte of memory that cost no product: elementwise work done twice.
 FREE_REMAT = 4.0
-# The range of the search for a weight, and how near to the least one it comes.
-HIGHEST_REMAT = 200.0
-REMAT_STEPS = 10
-# Weights at which a plan takes about as little as it can.
-LEAN_REMATS = (50.0, 200.0)
+# Weights that are tried in turn; and how often the interval below the first that obeys is halved.
+REMATS = (1.0, 3.0, 10.0, 30.0, 60.0, 200.0)
+REMAT_STEPS = 6
 # The search ends after so many chunkings that do not lower the least peak by this part of it, or
 # that come after one that obeys.
 PATIENCE = 3
@@ -200,12 +198,17 @@ class Search:
         """With as little made again as obeys, if anything does."""
         if plain.peak <= budget:
             return plain
-        low, high = 1.0, HIGHEST_REMAT
-        kept = min((self._with_remat(plain, weight) for weight in LEAN_REMATS), key=_peak)
-        if kept.peak > budget:
+        low = 0.0
+        for high in REMATS:
+            kept = self._with_remat(plain, high)
+            if kept.peak <= budget:
+                break
+            low = high
+        else:
             return None
+        # The least weight that obeys: with it the least is made again.
         for _ in range(REMAT_STEPS):
-            weight = (low * high) ** 0.5
+            weight = (low + high) / 2
             other = self._with_remat(plain, weight)
             if other.peak <= budget:
                 kept, high = other, weight

@@ -16,6 +16,7 @@ from lowgrad.errors import OutOfMemory
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.types import TensorType
 from lowgrad.passes.cost import Work, work
+from lowgrad.passes.order import highest
 from lowgrad.passes.pipeline import SIMPLIFY, OnPass, lower, run_passes
 from lowgrad.passes.trades import NOTHING, Trades
 from lowgrad.runtime.memory import Plan, human
@@ -75,6 +76,11 @@ class Candidate:
         """What it takes to run."""
         return work(self.graph.nodes)
 
+    @cached_property
+    def estimate(self) -> int:
+        """About the peak in bytes, known without a plan."""
+        return highest(self.graph)[0] + sum(v.type.nbytes for v in self.graph.inputs)
+
     @property
     def peak(self) -> int:
         """The peak of the plan in bytes."""
@@ -125,28 +131,32 @@ class Search:
 
     def _preferred(self, base: Candidate) -> Candidate:
         """`base`, or what saves much and costs little."""
-        best = base
         largest = max(_products(self.simplified), default=0)
-        for least in self._classes(max(base.peak * WORTH_SAVING, WORTH_BYTES)):
-            for chunk in (largest // count for count in CHUNKS):
-                best, before = self._better(best, Trades(least, chunk)), best
-                if best is not before:
-                    break
-        if best.plan.arena_bytes < WORTH_BYTES:
+        loops = (
+            Trades(least, largest // count)
+            for least in self._classes(max(base.estimate * WORTH_SAVING, WORTH_BYTES))
+            for count in CHUNKS
+        )
+        best = next((c for t in loops if (c := self._better(base, t)) is not base), base)
+        if best.estimate < WORTH_BYTES:
             return best
         return self._better(best, replace(best.trades, remat=FREE_REMAT))
 
     def _better(self, known: Candidate, trades: Trades) -> Candidate:
+        """`known`, or with these trades if that saves much and costs little."""
         other = self.candidate(trades)
-        saves = known.peak - other.peak > max(known.peak * WORTH_SAVING, WORTH_BYTES)
+        saves = known.estimate - other.estimate > max(known.estimate * WORTH_SAVING, WORTH_BYTES)
         costs = other.work.price - known.work.price
         return other if saves and costs < known.work.price * WORTH_PAYING else known
 
     def _classes(self, worth: float) -> list[int]:
-        """Sizes of products of which there are `worth` bytes in all, largest first."""
+        """Sizes of products of which there are `worth` bytes in all, smallest first.
+
+        Loops around products of a size go around all that are larger as well.
+        """
         sizes = _products(self.simplified)
         large = {n for n in sizes if n >= worth * WORTH_A_LOOP and n * sizes.count(n) >= worth}
-        return sorted(large, reverse=True)
+        return sorted(large)
 
     # --- With one -------------------------------------------------------------------------------
 

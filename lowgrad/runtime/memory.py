@@ -127,7 +127,8 @@ def plan(graph: Graph) -> Plan:
                 name = _name(value, node, updates)
                 spans.append(Span(name, value.type.nbytes, first[value], last[value]))
                 owners.append(_Owner(value, node, index))
-        temporaries = _temporaries(node, over)
+        is_view = all(roots[v] is not v for v in node.outputs)
+        temporaries = 0 if is_view else _temporaries(node, over)
         if temporaries:
             made = min(node.outputs, key=lambda v: len(updates.get(v, "")))
             name = f"scratch of {_name(made, node, updates)}"

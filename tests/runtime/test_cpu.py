@@ -17,7 +17,7 @@ from lowgrad.ir.build import Builder
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.interpret import interpret
 from lowgrad.ir.op import REGISTRY
-from lowgrad.ir.types import TensorType, float32
+from lowgrad.ir.types import TensorType, bfloat16, float32
 from lowgrad.passes.pipeline import run_pipeline
 from lowgrad.runtime.arena import Placement, Span, check
 from lowgrad.runtime.cpu import chunks
@@ -53,6 +53,16 @@ def tiny_chunks(request, monkeypatch):
         monkeypatch.setattr(chunks, "CHUNK_BYTES", 24)
         monkeypatch.setattr(chunks, "PARALLEL_BYTES", 64)
     return request.param
+
+
+def test_a_reshape_that_copies_has_room_for_what_it_widens(tiny_chunks):
+    builder = Builder()
+    x = builder.input(TensorType((2,), bfloat16), "x")
+    part = x.call("slice", starts=(0,), stops=(1,), steps=(1,)).call("reshape", shape=(1, 1))
+    graph = builder.graph((part.value, (-x).value))
+    arrays = arrays_for(graph)
+
+    same(build(graph, plan(graph))(owned(arrays)), interpret(graph, *arrays))
 
 
 @pytest.mark.parametrize("fuse", [True, False], ids=["fused", "unfused"])

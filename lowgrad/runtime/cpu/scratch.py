@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lowgrad.ir.graph import Graph, Node
-from lowgrad.runtime.cpu.region import ALIGNMENT, FREE, Code, Slot, Writer, body_of, wide
+from lowgrad.runtime.cpu.region import ALIGNMENT, Code, Slot, Writer, body_of, wide
 from lowgrad.runtime.cpu.segments import Cut, cut
 
 
@@ -29,9 +29,7 @@ def _bytes_of(codes: list[tuple[int, Code]]) -> int:
 
 
 def scratch_bytes(node: Node, over: dict[int, int]) -> int:
-    """Bytes of temporaries of one node."""
-    if node.op.name in FREE:
-        return 0
+    """Bytes of temporaries of one node that is no view."""
     names = list(dict.fromkeys(node.inputs))
     xs = [f"x{i}" for i in range(len(names))]
     ys = [f"y{i}" for i in range(len(node.outputs))]

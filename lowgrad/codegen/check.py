@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lowgrad.codegen.loop import run_loop
 from lowgrad.codegen.lower import is_free, lower
 from lowgrad.codegen.run import run_node
+from lowgrad.codegen.step import run_graph
 from lowgrad.errors import KernelCheckError
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.interpret import run_node as reference
@@ -34,6 +36,9 @@ def check_kernels(graph: Graph, seed: int = 0) -> int:
         expected = reference(node, operands)
         if not is_free(node) and lower(node):
             _compare(node, run_node(node, operands), expected)
+            count += 1
+        elif node.op.family == "loop":
+            _compare(node, run_loop(node, operands, run_graph), expected)
             count += 1
         env.update(zip(node.outputs, expected, strict=True))
     return count

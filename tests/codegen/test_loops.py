@@ -7,8 +7,11 @@ import pytest
 from loop_programs import arrays_for, every_program, looped, traced
 
 import lowgrad
+from lowgrad.codegen import step
+from lowgrad.codegen.check import check_kernels
 from lowgrad.codegen.lower import launches
 from lowgrad.codegen.step import KernelExecutable, cross_compile_kernels
+from lowgrad.errors import KernelCheckError
 from lowgrad.ir.interpret import interpret
 from lowgrad.passes.pipeline import LOWER, run_passes
 
@@ -62,3 +65,17 @@ def test_a_loop_is_launched_chunk_by_chunk():
     assert times.count(whole) == 4, "two products' gradients, the logits, and their row by row"
     assert whole > 1
     assert tail
+
+
+def test_checking_a_step_runs_the_chunks_of_its_loops(monkeypatch):
+    graph = lowered(looped(traced("no_bias_sum")))
+    assert check_kernels(graph) == sum(n.op.name != "reshape" for n in graph.nodes)
+
+    def off_by_one(node, operands):
+        return tuple(np.asarray(a + 1, a.dtype) for a in correct(node, operands))
+
+    correct = step.run_node
+    # Only the kernels of a chunk's graph are run from there.
+    monkeypatch.setattr(step, "run_node", off_by_one)
+    with pytest.raises(KernelCheckError, match="the kernel of rows differs"):
+        check_kernels(graph)

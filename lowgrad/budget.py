@@ -18,6 +18,7 @@ from lowgrad.ir.types import TensorType
 from lowgrad.passes.cost import Work, work
 from lowgrad.passes.order import highest
 from lowgrad.passes.pipeline import SIMPLIFY, OnPass, lower, run_passes
+from lowgrad.passes.remat import droppable
 from lowgrad.passes.trades import NOTHING, Trades
 from lowgrad.runtime.memory import Plan, human
 from lowgrad.runtime.memory import plan as plan_memory
@@ -28,7 +29,7 @@ WORTH_PAYING = 0.05
 # A product is worth a loop of its own if it is this part of what is worth saving.
 WORTH_A_LOOP = 0.1
 # Nobody misses so little; and a loop of small chunks is all launches.
-WORTH_BYTES = 1 << 24
+WORTH_BYTES = 1 << 23
 # Chunks of the largest product. Many leave little to save, few cost little.
 CHUNKS = (4, 2)
 # Bytes of traffic for a byte of memory that cost no product: elementwise work done twice.
@@ -138,7 +139,7 @@ class Search:
             for count in CHUNKS
         )
         best = next((c for t in loops if (c := self._better(base, t)) is not base), base)
-        if best.estimate < WORTH_BYTES:
+        if droppable(best.graph, FREE_REMAT) < max(best.estimate * WORTH_SAVING, WORTH_BYTES):
             return best
         return self._better(best, replace(best.trades, remat=FREE_REMAT))
 

@@ -69,6 +69,16 @@ def rematerialize(graph: Graph, at: int, weight: float) -> Again:
     return _Cut(graph, at, weight).apply()
 
 
+def droppable(graph: Graph, weight: float) -> int:
+    """The bytes at the peak that could be worth dropping, at most: no cut drops more at once."""
+    cut = _Cut(graph, highest(graph)[1], weight)
+    return sum(
+        value.type.nbytes
+        for value in cut.first_use
+        if value in cut.maker and cut._price(cut.maker[value]) <= cut._size(value) < UNCUT
+    )
+
+
 class _Cut:
     def __init__(self, graph: Graph, at: int, weight: float) -> None:
         self.graph, self.at, self.weight = graph, at, weight

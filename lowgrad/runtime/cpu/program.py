@@ -30,6 +30,8 @@ class Executable:
         self.source = source
         self.arena = arena
         exec(compile(source, "<lowgrad step>", "exec"), names)
+        # NaN to whoever reads before writing. Not earlier: what the compiler needs is free by now.
+        arena.fill(0xFF)
         self._step: Callable[[Sequence[Array]], list[Array]] = names["step"]
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
@@ -47,8 +49,8 @@ def build(graph: Graph, plan: Plan, arena: Array | None = None) -> Executable:
 
 
 def _aligned(nbytes: int) -> Array:
-    """`nbytes` of memory, filled with 0xFF: NaN to whoever reads before writing."""
-    raw = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
+    """`nbytes` of memory that is not there before it is written."""
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes]
 

@@ -459,10 +459,11 @@ class Writer:
         """NumPy would copy it to memory of its own, which no plan knows of."""
         source, value = node.inputs[0], node.output
         name, out = self._operand(source), self._result(value)
-        shape = [str(n) for n in source.type.shape]
+        sizes = [str(n) for n in source.type.shape]
         if self._is_chunked(value):
-            shape[0] = "n"
-        self._lines.append(f"copyto({out}.reshape(({', '.join(shape)}, )), {name}, 'unsafe')")
+            sizes[0] = "n"
+        shape = "".join(f"{n}, " for n in sizes)
+        self._lines.append(f"copyto({out}.reshape(({shape})), {name}, 'unsafe')")
         self.names[value] = out
         self.lead[value] = _lead(value)
 

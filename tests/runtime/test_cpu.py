@@ -159,7 +159,7 @@ def test_five_steps_in_planned_memory_are_five_interpreted_steps(fuse):
 
 
 def traced_peak(run: Executable, state: list[Array]) -> int:
-    """The bytes that a call allocates: the least of some, since threads keep what they need first."""
+    """The bytes that a call allocates; the least of some, since threads keep what they need."""
     peaks = []
     for _ in range(4):
         tracemalloc.start()

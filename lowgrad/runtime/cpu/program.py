@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from lowgrad.runtime.cpu.scratch import codes_of
 from lowgrad.runtime.memory import FREE_VIEWS, Plan, over_of
 
 ALIGNMENT = 64
+# Characters of a step from which on compiling it takes memory worth giving back.
+LONG_SOURCE = 1 << 15
 
 
 class Executable:
@@ -30,7 +33,9 @@ class Executable:
         self.source = source
         self.arena = arena
         exec(compile(source, "<lowgrad step>", "exec"), names)
-        # NaN to whoever reads before writing. Not earlier: what the compiler needs is free by now.
+        if len(source) > LONG_SOURCE:
+            _give_back()
+        # NaN to whoever reads before writing.
         arena.fill(0xFF)
         self._step: Callable[[Sequence[Array]], list[Array]] = names["step"]
 
@@ -68,6 +73,17 @@ def _globals() -> dict[str, Any]:
     }
     names |= {"bfloat16": bfloat16.numpy, "float16": float16.numpy}
     return names
+
+
+def _give_back() -> None:
+    """Return to the system what Python's compiler took: 17 MB for a transformer's step.
+
+    The C library would keep it, and the process would need it beside the arena. Where there is no
+    such call (not glibc), it keeps it.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class _Builder:

@@ -18,6 +18,8 @@ from lowgrad.ir.build import Builder
 from lowgrad.ir.graph import Node
 
 TOKENS = lowgrad.TensorSpec((2, 8), lowgrad.int64)
+# A language model has 38 today, of however many layers.
+MOST_DISTINCT = 40
 
 
 def gpt(layers: int):
@@ -40,10 +42,12 @@ def gpt(layers: int):
 
 
 def test_more_equal_layers_are_no_more_distinct_kernels():
-    three, five = gpt(3), gpt(5)
+    three, four, five = gpt(3), gpt(4), gpt(5)
 
     assert len(five.kernels) > len(three.kernels) + 30
-    assert len(distinct(five.kernels)) == len(distinct(three.kernels))
+    counts = [len(distinct(c.kernels)) for c in (three, four, five)]
+    assert counts == [counts[0]] * 3
+    assert counts[0] <= MOST_DISTINCT
 
 
 @pytest.mark.parametrize(

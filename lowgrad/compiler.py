@@ -123,9 +123,9 @@ class Compiled:
         )
 
     def explain(self) -> Explanation:
-        """Each fusion that was made or refused: why, the bytes at stake, and the user's line."""
+        """Each fusion made or refused, why, the bytes at stake, the line; then what was traded."""
         steps = lower(self._chosen.trades, self.options.fuse)
-        return explain(steps, self._chosen.graphs)
+        return explain(steps, self._chosen.graphs, self.plan.trades)
 
     def cross_compile(self, target: str | None = None) -> tuple[Any, ...]:
         """Each distinct kernel, compiled for `target` ("cuda:90", "hip:gfx942") without a GPU."""

@@ -16,9 +16,13 @@ MOST_OPS = 6
 
 @dataclass(frozen=True)
 class Explanation:
-    """What each pass decided, in the order of the passes and of the program."""
+    """What each pass decided, in the order of the passes and of the program.
+
+    trades: a line for each thing that was given up for memory, as in the plan.
+    """
 
     decisions: tuple[Decision, ...]
+    trades: tuple[str, ...] = ()
 
     @property
     def made(self) -> tuple[Decision, ...]:
@@ -31,10 +35,14 @@ class Explanation:
         return tuple(d for d in self.decisions if not d.is_made)
 
     def __str__(self) -> str:
-        return "\n".join((*_section("made", self.made), *_section("refused", self.refused)))
+        fusions = (*_section("made", self.made), *_section("refused", self.refused))
+        traded = (f"traded: {len(self.trades)}", *(f"  {line}" for line in self.trades))
+        return "\n".join((*fusions, *(traded if self.trades else ())))
 
 
-def explain(steps: Iterable[Pass], graphs: Mapping[str, Graph]) -> Explanation:
+def explain(
+    steps: Iterable[Pass], graphs: Mapping[str, Graph], trades: tuple[str, ...] = ()
+) -> Explanation:
     """The decisions of those of `steps` that can be asked. `graphs`: after each, in order."""
     names = list(graphs)
     found: list[Decision] = []
@@ -42,7 +50,7 @@ def explain(steps: Iterable[Pass], graphs: Mapping[str, Graph]) -> Explanation:
         if step.explain is not None:
             before = graphs[names[names.index(step.name) - 1]]
             found.extend(step.explain(before))
-    return Explanation(tuple(found))
+    return Explanation(tuple(found), trades)
 
 
 def _section(title: str, decisions: Sequence[Decision]) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from models import MODELS
 
 import lowgrad
+import lowgrad.nn.functional as F
+from lowgrad import nn, optim
 from lowgrad.compiler import Options
 from lowgrad.passes.trades import Trades
 from lowgrad.transforms import compile_object
@@ -35,3 +37,39 @@ def test_what_is_fused_inside_a_loop_counts_for_each_chunk():
 
     assert any(n.op.family == "loop" for n in compiled.graph.nodes)
     assert any(d.times > 1 for d in compiled.explain().decisions)
+
+
+def test_what_was_traded_for_memory_follows_the_fusions():
+    step, specs = loss_of_many_classes()
+
+    compiled = lowgrad.compile(step, memory="8MB").lower(*specs)
+
+    assert compiled.plan.trades
+    assert compiled.explain().trades == compiled.plan.trades
+    lines = str(compiled.explain()).splitlines()
+    at = lines.index(f"traded: {len(compiled.plan.trades)}")
+    assert lines[at + 1 :] == [f"  {line}" for line in compiled.plan.trades]
+    assert any(line.startswith("refused: ") for line in lines[:at])
+
+
+def test_what_traded_nothing_has_no_list_of_trades():
+    step, batch = MODELS["classifier"]()
+
+    assert "traded" not in str(lowgrad.compile(step).lower(*batch).explain())
+
+
+def loss_of_many_classes():
+    head = nn.Linear(32, 1000, bias=False)
+    optimizer = optim.SGD(head.parameters(), lr=0.1)
+
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step, (
+        lowgrad.TensorSpec((2000, 32), lowgrad.float32),
+        lowgrad.TensorSpec((2000,), lowgrad.int64),
+    )

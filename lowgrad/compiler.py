@@ -123,7 +123,7 @@ class Compiled:
         )
 
     def explain(self) -> Explanation:
-        """Each fusion made or refused, why, the bytes at stake, the line; then what was traded."""
+        """What was decided and refused: why, the bytes at stake and the line; then the trades."""
         steps = lower(self._chosen.trades, self.options.fuse)
         return explain(steps, self._chosen.graphs, self.plan.trades)
 

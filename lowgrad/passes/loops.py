@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import Pass
 from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of, is_narrow
+from lowgrad.passes.decisions import Decision
 from lowgrad.passes.loop_region import Facts, grow
 from lowgrad.passes.loop_stages import Loops, split, with_loops
 from lowgrad.passes.trades import Trades
@@ -34,6 +35,7 @@ def loops(trades: Trades) -> Pass:
         lambda graph: _with_all_loops(graph, trades),
         exact=False,
         reason="sums over rows add up chunk by chunk",
+        explain=lambda graph: _explained(graph, trades),
     )
 
 
@@ -46,8 +48,13 @@ class Choice(NamedTuple):
 
 
 def _with_all_loops(graph: Graph, trades: Trades) -> Graph:
+    return [graph, *(after for _, _, after in _tries(graph, trades))][-1]
+
+
+def _tries(graph: Graph, trades: Trades) -> Iterator[tuple[Value, Choice | None, Graph]]:
+    """Each large value in turn, what was chosen for it, and the graph after that."""
     if trades.loop_over is None:
-        return graph
+        return
     tried: set[Value] = set()
     facts = Facts(graph)
     while (seed := _largest(facts, trades.loop_over, tried)) is not None:
@@ -56,7 +63,23 @@ def _with_all_loops(graph: Graph, trades: Trades) -> Graph:
         if choice is not None:
             graph = with_loops(facts, choice.loops, choice.chunk)
             facts = Facts(graph)
-    return graph
+        yield seed, choice, graph
+
+
+def _explained(graph: Graph, trades: Trades) -> Iterator[Decision]:
+    before = Facts(graph)
+    for seed, choice, after in _tries(graph, trades):
+        maker = before.maker.get(seed) or Facts(after).maker[seed]
+        yield Decision(
+            "loops",
+            choice is not None,
+            (maker.op.name,),
+            "each row of it depends on all others, or it is needed whole afterwards"
+            if choice is None
+            else f"made and used up {choice.chunk} of {choice.loops.region.steps} steps at a time",
+            2 * seed.type.nbytes,  # written once, and read once at least
+            maker.loc,
+        )
 
 
 def _largest(facts: Facts, least: int, tried: set[Value]) -> Value | None:

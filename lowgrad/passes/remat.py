@@ -11,7 +11,7 @@ Source: Herrmann et al. 2019 state the problem; the cut is that of project selec
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import Pass
 from lowgrad.passes.cost import work_of
+from lowgrad.passes.decisions import Decision
 from lowgrad.passes.order import highest, order
 from lowgrad.passes.trades import Trades
 
@@ -43,21 +44,38 @@ class Again:
 
 def remat(trades: Trades) -> Pass:
     """The pass that trades time for memory at `trades.remat` bytes moved for a byte."""
-    return Pass("remat", lambda graph: _flattened(graph, trades.remat), exact=True)
+    return Pass(
+        "remat",
+        lambda graph: _flattened(graph, trades.remat),
+        exact=True,
+        explain=lambda graph: _explained(graph, trades.remat),
+    )
 
 
 def _flattened(graph: Graph, weight: float) -> Graph:
     """`graph` with its peaks cut down, as long as that helps."""
+    return [graph, *(after for _, after in _cuts(graph, weight))][-1]
+
+
+def _cuts(graph: Graph, weight: float) -> Iterator[tuple[Again, Graph]]:
+    """Each cut that lowered the peak, and the graph after it, in order."""
     for _ in range(MAX_PEAKS):
         peak, at = highest(graph)
         again = rematerialize(graph, at, weight)
         if not again.repeated:
-            break
-        lower = order(again.graph)
-        if highest(lower)[0] >= peak:
-            break
-        graph = lower
-    return graph
+            return
+        graph = order(again.graph)
+        if highest(graph)[0] >= peak:
+            return
+        yield again, graph
+
+
+def _explained(graph: Graph, weight: float) -> Iterator[Decision]:
+    for again, _ in _cuts(graph, weight):
+        for node in again.repeated:
+            reason = "made again when it is needed, instead of kept over the peak"
+            nbytes = sum(v.type.nbytes for v in node.outputs)
+            yield Decision("remat", True, (node.op.name,), reason, nbytes, node.loc)
 
 
 def rematerialize(graph: Graph, at: int, weight: float) -> Again:

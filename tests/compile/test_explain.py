@@ -73,3 +73,12 @@ def loss_of_many_classes():
         lowgrad.TensorSpec((2000, 32), lowgrad.float32),
         lowgrad.TensorSpec((2000,), lowgrad.int64),
     )
+
+
+def test_loops_say_what_they_take_at_a_time():
+    step, specs = loss_of_many_classes()
+
+    found = lowgrad.compile(step, memory="8MB").lower(*specs).explain().decisions
+
+    reasons = [d.reason for d in found if d.by == "loops" and d.is_made and d.nbytes]
+    assert any("at a time" in reason for reason in reasons)

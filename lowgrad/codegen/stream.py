@@ -259,7 +259,10 @@ class _Program:
             result = self.reader.tile(value, at)
             self.body.store(param.name, flat, result, self.body.masks_of(flat))
         suffix = "" if self.axis == 0 else "_by_columns"
-        made = self.region.kernel(self.body, self.constants, programs, 4, 2, self.scratch, suffix)
+        tile, more = self.tile, self.scratch
+        made = self.region.kernel(
+            self.body, self.constants, programs, tile.num_warps, tile.num_stages, more, suffix
+        )
         return replace(made, flops=self.flops)
 
     def _tiling(self) -> DotTiling:
@@ -275,7 +278,13 @@ class _Program:
             widest = max(widest, large[0])
         tile = dot_tiling(self.size, self.other, widest, dtype, self.tiling)
         self.dots.fn = tile.fn
-        return tile
+        if tile.fn == "multiply":
+            return tile
+        # Several products are held at once. f32 ones are made without tensor cores, from registers:
+        # larger blocks, or fewer warps, spill more.
+        most, stages = ((128, 64), 2) if dtype.is_low_precision else ((16, 64), 1)
+        m, n = self.tiling.m or min(tile.m, most[0]), self.tiling.n or min(tile.n, most[1])
+        return replace(tile, m=m, n=n, num_warps=8, num_stages=stages)
 
     # --- Which sums in which pass ---
 

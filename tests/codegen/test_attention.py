@@ -172,3 +172,16 @@ def test_they_compile(name, target):
     kernels = [x.kernel for x in launches(traced(VARIANTS[name], 96, 64))]
 
     assert all(cross_compile_kernels(kernels, target))
+
+
+def test_blocks_of_16_bits_fit_in_registers():
+    kernels = [x.kernel for x in launches(traced(causal, 256, 64, lowgrad.bfloat16))]
+    loops = [k for k in kernels if k.node.op.name == "rows"]
+
+    assert len(loops) == 3
+    assert [b.spill_bytes for b in cross_compile_kernels(loops, "cuda:90")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_lengths_that_need_no_blocks(length):
+    check(traced(causal, length), 1e-5)

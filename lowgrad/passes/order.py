@@ -1,7 +1,8 @@
 """The order in which kernels run: little memory at the peak, and state updated in place.
 
 All who read an old state value run before the node that makes the new one, which can then be
-written where the old one was. Among the orders that do so, the one with the lowest peak is taken.
+written where the old one was; and so does what may raise (`checks.py`), so that a step that fails
+has written nothing. Among the orders that do so, the one with the lowest peak is taken.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import graph_pass
+from lowgrad.passes.checks import may_raise
 
 # A search for a cycle that visits more nodes than this gives up: the state is then copied.
 MAX_VISITED = 2000
@@ -115,11 +117,32 @@ def _waits(graph: Graph) -> _Waits:
             elif not readers[value] or readers[value][-1] != index:
                 readers[value].append(index)
         producer.update(dict.fromkeys(node.outputs, index))
+    updates = {producer[v] for o in graph.aliases if (v := graph.outputs[o]) in producer}
+    for check in may_raise(graph):
+        _before_updates(waits, check, updates)
     for output, state in graph.aliases.items():
         update = producer.get(graph.outputs[output])
         if update is not None:
             _wait_for_readers(waits, update, readers[graph.inputs[state]])
     return waits
+
+
+def _before_updates(waits: _Waits, check: int, updates: Iterable[int]) -> None:
+    """What may raise runs before state is written, unless it needs what is written."""
+    earlier = _reached(waits.before, check)
+    for update in updates:
+        if update not in earlier:
+            waits.add(check, update)
+
+
+def _reached(steps: Sequence[set[int]], node: int) -> set[int]:
+    found = {node}
+    todo = [node]
+    while todo:
+        new = steps[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
 
 
 def _wait_for_readers(waits: _Waits, update: int, readers: Iterable[int]) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lowgrad.ir.graph import Graph, Location, Node, Value
 from lowgrad.ir.types import TensorType
 from lowgrad.ops.rows import dims_of
+from lowgrad.passes.checks import may_raise
 from lowgrad.passes.in_place import may_overwrite
 from lowgrad.runtime.arena import ALIGNMENT, Span, place
 from lowgrad.runtime.cpu.scratch import scratch_bytes
@@ -261,9 +262,12 @@ def _stored_over_inputs(
     """New state that may be written where the old one is."""
     made_at = {v: i for i, node in enumerate(graph.nodes) for v in node.outputs}
     stored: dict[Value, Value] = {}
+    last_check = max(may_raise(graph), default=-1)
     for output, position in graph.aliases.items():
         new, old = graph.outputs[output], graph.inputs[position]
         index = made_at.get(new)
+        if index is not None and index < last_check:
+            continue  # what may raise needs it: it waits in the arena until nothing can
         if index is None or roots[new] is not new or new in stored or last[old] > index:
             continue
         if may_overwrite(graph.nodes[index], old, new):

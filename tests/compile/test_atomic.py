@@ -1,4 +1,4 @@
-"""A wrong index that the loss depends on leaves parameters, moments and step counts alone."""
+"""A step that raises leaves parameters, moments and step counts as they were."""
 
 from __future__ import annotations
 
@@ -67,3 +67,33 @@ def test_a_wrong_index_changes_nothing(name, where, wrong):
     assert not any(changed())
     step(lowgrad.tensor([0, 3, 11, 5]), lowgrad.tensor([0, 1, 4, 2]))
     assert sum(changed()) >= 5 + 5  # each parameter, and at least a moment of each
+
+
+def test_an_update_that_comes_first_waits_for_a_later_look_up():
+    weight, table = lowgrad.ones(4), lowgrad.ones(3, 2)
+
+    @lowgrad.compile
+    def step(x, index):
+        weight.add_(x)
+        return table[index].sum()
+
+    step(lowgrad.ones(4), lowgrad.tensor([0, 1]))
+    with pytest.raises(lowgrad.IndexOutOfRange):
+        step(lowgrad.ones(4), lowgrad.tensor([0, 7]))
+
+    assert weight.tolist() == [2.0] * 4
+
+
+def test_an_update_that_makes_the_index_is_undone():
+    place, table = lowgrad.zeros(1, dtype=lowgrad.int64), lowgrad.ones(3, 2)
+
+    @lowgrad.compile
+    def step(by):
+        place.add_(by)
+        return table[place].sum()
+
+    step(lowgrad.tensor([2]))
+    with pytest.raises(lowgrad.IndexOutOfRange):
+        step(lowgrad.tensor([1]))
+
+    assert place.tolist() == [2]

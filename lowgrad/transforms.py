@@ -32,6 +32,7 @@ from lowgrad.recording import (
     rebuilt,
     record,
 )
+from lowgrad.runtime.interrupts import deferred
 from lowgrad.signature import Snapshot, walk
 from lowgrad.tape import Ref
 from lowgrad.tensor import FreedGradient, Tensor, from_array, wrap
@@ -313,6 +314,15 @@ class CompiledModule:
 
 
 def _replay(entry: Entry, found: Snapshot) -> Any:
+    """Run a recorded step. If it writes state, Ctrl-C waits until all of that is written."""
+    recording = entry.recording
+    if recording.effects or recording.updates:
+        with deferred():
+            return _replay_now(entry, found)
+    return _replay_now(entry, found)
+
+
+def _replay_now(entry: Entry, found: Snapshot) -> Any:
     recording = entry.recording
     tracked = dispatch.is_grad_enabled() and recording.returns_tracked
     outputs = _run_tracked(entry, found) if tracked else _run(entry, found)

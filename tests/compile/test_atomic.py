@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -97,3 +99,32 @@ def test_an_update_that_makes_the_index_is_undone():
         step(lowgrad.tensor([1]))
 
     assert place.tolist() == [2]
+
+
+def test_an_interrupt_waits_until_the_step_is_whole(monkeypatch):
+    net, optimizer, step = trained("adamw")
+    t, y = lowgrad.tensor([1, 2]), lowgrad.tensor([0, 3])
+    step(t, y)
+    compiled = step.lower(t, y)
+    run = compiled.executable
+
+    def interrupted(arrays):
+        signal.raise_signal(signal.SIGINT)
+        return run(arrays)
+
+    before = copied(net)
+    monkeypatch.setitem(compiled.__dict__, "executable", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step(t, y)
+    after = copied(net)
+    monkeypatch.undo()
+
+    assert any(not np.array_equal(after[k], before[k]) for k in before), "the step was cut short"
+    counts = {float(s["step"]) for s in optimizer.state_dict()["state"].values()}
+    assert counts == {2.0}
+    step(t, y)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def copied(net):
+    return {k: np.array(v.numpy()) for k, v in net.state_dict().items()}

@@ -39,10 +39,11 @@ REMATS = (1.0, 3.0, 10.0, 30.0, 60.0, 200.0)
 REMAT_STEPS = 6
 # The search ends after so many chunkings that do not lower the least peak by this part of it, or
 # that come after one that obeys.
-PATIENCE = 3
+PATIENCE = 6
 WORTH_TRYING = 0.02
-# What loops are made around, at most: products that are this part of what the budget leaves.
-WORTH_LOOPING = 0.05
+# What loops are made around, at most: products that are this part of the arena. Not of what the
+# budget leaves: the least budget that works must be found again when it is given.
+WORTH_LOOPING = 0.02
 # How far chunks shrink: by this factor, so many times.
 SHRINK, SHRINKS = 4, 8
 
@@ -165,11 +166,8 @@ class Search:
         """The cheapest plan found that obeys, where `start` does not."""
         found: list[Candidate] = []
         lowest = start
-        fixed = start.plan.state_bytes + start.plan.argument_bytes
-        if fixed > budget:
-            raise _refusal(start, budget)
         vain = 0
-        for trades in self._chunkings(start, max(budget - fixed, 0) * WORTH_LOOPING):
+        for trades in self._chunkings(start, start.plan.arena_bytes * WORTH_LOOPING):
             plain = self.candidate(trades)
             kept = self._least_remat(plain, budget)
             leanest = self._leanest(plain)

@@ -1,0 +1,106 @@
+"""The search for a plan: budgets are obeyed or refused, and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from loop_programs import PROGRAMS, every_program, gradients_of, inputs
+from models import MODELS
+
+import lowgrad
+from lowgrad.budget import Search
+from lowgrad.errors import OutOfMemory
+from lowgrad.passes.trades import NOTHING
+
+
+def values(tensors):
+    return [t.detach().numpy() for t in tensors if t is not None]
+
+
+def least_budget(step, tensors) -> int:
+    """What the refusal of a budget that is too small says would do."""
+    fixed = sum(t.numel() * t.dtype.itemsize for t in tensors)
+    with pytest.raises(OutOfMemory) as refused:
+        lowgrad.compile(step, memory=fixed + 1).lower(*tensors)
+    return int(refused.value.fix.split()[0].removeprefix("memory="))
+
+
+@every_program
+def test_the_least_budget_is_obeyed_and_one_byte_less_is_refused(name):
+    loss, shapes = PROGRAMS[name]
+    step, tensors = gradients_of(loss), inputs(*shapes)
+    least = least_budget(step, tensors)
+
+    plan = lowgrad.compile(step, memory=least).lower(*tensors).plan
+
+    assert plan.peak_bytes <= least
+    assert plan.trades
+    with pytest.raises(OutOfMemory, match="too few"):
+        lowgrad.compile(step, memory=least - 1).lower(*tensors)
+
+
+@every_program
+def test_a_budget_changes_nothing_but_memory(name):
+    loss, shapes = PROGRAMS[name]
+    step = gradients_of(loss)
+    lowgrad.manual_seed(1)
+    want = values(step(*inputs(*shapes)))
+    free = lowgrad.compile(step).lower(*inputs(*shapes)).plan.peak_bytes
+    least = least_budget(step, inputs(*shapes))
+
+    for memory in (least, (least + free) // 2):
+        lowgrad.manual_seed(1)
+        got = values(lowgrad.compile(step, memory=memory)(*inputs(*shapes)))
+        for g, w in zip(got, want, strict=True):
+            np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-6)
+
+
+def test_a_transformer_trains_the_same_in_the_least_memory():
+    losses = []
+    for is_tight in (False, True):
+        lowgrad.manual_seed(0)
+        step, batch = MODELS["gpt"]()
+        memory = None
+        if is_tight:
+            free = lowgrad.compile(step).lower(*batch).plan
+            with pytest.raises(OutOfMemory) as refused:
+                lowgrad.compile(step, memory=free.state_bytes + 4096).lower(*batch)
+            memory = int(refused.value.fix.split()[0].removeprefix("memory="))
+            assert memory < free.peak_bytes
+        compiled = lowgrad.compile(step, memory=memory)
+        losses.append([float(first(compiled(*batch))) for _ in range(3)])
+
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def first(result):
+    return result[0] if isinstance(result, tuple | list) else result
+
+
+def test_what_is_small_is_left_alone():
+    step, batch = MODELS["classifier"]()
+
+    compiled = lowgrad.compile(step).lower(*batch)
+
+    assert compiled.plan.trades == ()
+    assert "loops" not in compiled.graphs
+
+
+def test_a_budget_that_is_large_enough_costs_nothing():
+    loss, shapes = PROGRAMS["cross_entropy"]
+    step = gradients_of(loss)
+    free = lowgrad.compile(step).lower(*inputs(*shapes)).plan
+
+    plan = lowgrad.compile(step, memory=free.peak_bytes).lower(*inputs(*shapes)).plan
+
+    assert plan.trades == ()
+    assert plan.peak_bytes == free.peak_bytes
+
+
+def test_the_plan_with_nothing_traded_is_the_unbudgeted_one_of_a_small_step():
+    step, batch = MODELS["classifier"]()
+    compiled = lowgrad.compile(step).lower(*batch)
+
+    base = Search(compiled.graphs["autodiff"], fuse=True).candidate(NOTHING)
+
+    assert base.peak == compiled.plan.peak_bytes

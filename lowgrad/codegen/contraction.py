@@ -4,6 +4,9 @@ A program owns one tile of the result and loops over the inner axis. Programs go
 in groups of rows, so that neighbours share operands in the cache. Views before the product are
 index maps of its loads. Arithmetic before it is rounded to the operands' dtype, as tensor cores
 take it; sums and what comes after are f32 (f64 of f64).
+
+A sum of an operand over the inner axis is taken on the way, and what follows from it (a bias's
+update beside its weight's) is stored by the programs of the first tile along the other axis.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.body import Lane
-from lowgrad.codegen.kernel import Dot, Kernel, Reduce
+from lowgrad.codegen.kernel import Bound, Dot, Kernel, Param, Reduce
 from lowgrad.codegen.operands import Operands, accumulated
 from lowgrad.codegen.reader import At
 from lowgrad.codegen.region import Region, flat_place, places
@@ -20,7 +23,9 @@ from lowgrad.codegen.tiling import DotTiling, Tiling, ceil_div, dot_tiling
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import Index, flatten, unflatten
+from lowgrad.ir.places import summed_operand
 from lowgrad.ir.tile import Tile
+from lowgrad.ir.types import Shape
 
 # Rows of tiles that programs go through together.
 GROUP = 8
@@ -62,6 +67,21 @@ def _sizes(node: Node) -> Sizes:
     return Sizes(math.prod(a[:-2]), a[-2], b[-1], a[-1])
 
 
+def _sums(region: Region, product: Node) -> dict[Node, int]:
+    """The sums of the product's operands, with the operand's position."""
+    found: dict[Node, int] = {}
+    for node in region.nodes:
+        if node.op.family == "reduction":
+            operand = summed_operand(region.producers, product, node)
+            if operand is None:
+                raise CompileError(
+                    f"{region.name}: {node.op.name} is no sum over the product's inner axis",
+                    at=str(node.loc or region.node.loc or ""),
+                )
+            found[node] = operand
+    return found
+
+
 class _Contraction:
     """Writes one kernel down."""
 
@@ -74,13 +94,20 @@ class _Contraction:
         self.reader = region.reader(self.body)
         self.operands = Operands(self.body, self.reader, region.producers, tile.fn)
         self.dtype = node.inputs[0].type.dtype
+        self.sums = _sums(region, node)
+        self.of_sums: dict[Value, Node] = {total.output: total for total in self.sums}
+        for inner in region.nodes:
+            behind = [self.of_sums[v] for v in inner.inputs if v in self.of_sums]
+            if behind:
+                self.of_sums.update(dict.fromkeys(inner.outputs, behind[0]))
 
     def kernel(self) -> Kernel:
         """The kernel: which tile, the product's loop, stores."""
         batch, row, col = self._tile_of_program()
         acc = self._without_unit_axes(self._product(batch, row, col))
-        self._give(acc, (*batch, row, col))
+        self._give(self.node.output, acc, (*batch, row, col))
         self._store((*batch, row, col))
+        self._store_sums(row, col)
         tile = self.tile
         constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
         if self.sizes.k == 0:
@@ -111,6 +138,7 @@ class _Contraction:
         block_n = number % (group * blocks_n) // group
         block_m = body.assign("block_m", block_m)
         block_n = body.assign("block_n", block_n)
+        self.number = (block_m, block_n)
         batch_shape = self.node.output.type.shape[:-2]
         return (
             unflatten(batch, batch_shape),
@@ -139,14 +167,35 @@ class _Contraction:
         if self.sizes.k == 0:
             return acc
         a_value, b_value = self.node.inputs
+        totals = {n: self._total(n, operand) for n, operand in self.sums.items()}
         with body.loop("k", self.sizes.k, "BLOCK_K") as k:
             inner_a = self._inner(k, "inner_a", 1)
-            a = self._operand(a_value, (*batch, row, inner_a), "inner_a")
+            a, a_narrow = self._operand(a_value, (*batch, row, inner_a), "inner_a")
             inner_b = self._inner(k, "inner_b", 0)
-            b = self._operand(b_value, (*batch, inner_b, col), "inner_b")
+            b, b_narrow = self._operand(b_value, (*batch, inner_b, col), "inner_b")
+            for total, operand in self.sums.items():
+                body.wish, body.loc = "", total.loc
+                x = body.let("cast", (a, b)[operand], dtype=totals[total].dtype)
+                body.update(totals[total], body.let("add", totals[total], x, dtype=x.dtype))
             body.wish, body.loc = "", self.node.loc
-            body.add(Dot(acc.name, a.name, b.name, self.tile.fn, self.precision))
+            body.add(Dot(acc.name, a_narrow.name, b_narrow.name, self.tile.fn, self.precision))
+        for total, operand in self.sums.items():
+            self._reduce(total, totals[total], operand, (row, col)[operand])
         return acc
+
+    def _total(self, total: Node, operand: int) -> Tile:
+        """Where a sum of an operand is added up, a tile's worth of it at a time."""
+        shape = (("BLOCK_M", "BLOCK_K"), ("BLOCK_K", "BLOCK_N"))[operand]
+        wish = total.output.hint if total.output.hint.isidentifier() else "sum"
+        return self.body.fill(0.0, accumulated(self.dtype), shape, name=f"{wish}_so_far")
+
+    def _reduce(self, total: Node, so_far: Tile, operand: int, at: Index) -> None:
+        body, axis = self.body, 1 - operand
+        body.loc = total.loc
+        name = body.fresh(so_far.name.removesuffix("_so_far"))
+        statement = Reduce(name, "sum", so_far.name, axis, True, so_far.dtype, (), 0.0)
+        body.add(statement, body.lanes_of(at))
+        self._give(total.output, Tile(body, name, total.output.type.dtype), (at,))
 
     def _without_unit_axes(self, acc: Tile) -> Tile:
         """`acc` without lanes along an axis of size 1: offsets have none there, nor have stores."""
@@ -167,20 +216,20 @@ class _Contraction:
             wish, size, start, "BLOCK_K", self.tile.k, axis, view, f"{wish}_mask"
         )
 
-    def _operand(self, value: Value, at: At, lanes: str) -> Tile:
-        """A tile of an operand, 0 past the end of the inner axis."""
+    def _operand(self, value: Value, at: At, lanes: str) -> tuple[Tile, Tile]:
+        """A tile of an operand, 0 past the end of the inner axis, and as the product takes it."""
         shape = ("BLOCK_M", "BLOCK_K") if lanes == "inner_a" else ("BLOCK_K", "BLOCK_N")
         mask = self.body.lanes[_last(self.body.lanes, lanes)].mask
-        return self.operands.tile(value, at, shape, (mask,) if mask else ())
+        return self.operands.both(value, at, shape, (mask,) if mask else ())
 
     # --- After it ---
 
-    def _give(self, acc: Tile, own: At) -> None:
-        value = self.node.output
+    def _give(self, value: Value, acc: Tile, own: At) -> None:
         result = Tile(self.body, acc.name, value.type.dtype)
         if self.dtype.is_integer and accumulated(self.dtype) is not self.dtype:
             result = self.body.let("cast", acc, dtype=self.dtype)
-        expected = flatten(own, value.type.shape)
+        shape = value.type.shape if len(own) == len(value.type.shape) else (value.type.numel,)
+        expected = flatten(own, shape)
 
         def read(at: At) -> Tile:
             if flatten(at, value.type.shape) != expected:
@@ -191,10 +240,33 @@ class _Contraction:
 
     def _store(self, own: At) -> None:
         value = self.node.output
-        found = places(self.region.nodes, {value: own})
-        shape = value.type.shape
+        outputs = [o for o in self.region.outputs if o[0] not in self.of_sums]
+        self._stored(outputs, own, value.type.shape, places(self.region.nodes, {value: own}))
+
+    def _store_sums(self, row: Index, col: Index) -> None:
+        """In one of the programs that have each sum: the first along the other axis."""
+        for total, operand in self.sums.items():
+            outputs = [o for o in self.region.outputs if self.of_sums.get(o[0]) is total]
+            at, shape = (row, col)[operand], (total.output.type.numel,)
+            seeds = {total.output: unflatten(at, total.output.type.shape)}
+            found = places(self.region.nodes, seeds)
+            other = self.number[1 - operand]
+            if other.is_constant:
+                self._stored(outputs, (at,), shape, found)
+                continue
+            test = self.body.test((Bound(other, None, 1),), name="is_first")
+            with self.body.when(test):
+                self._stored(outputs, (at,), shape, found)
+
+    def _stored(
+        self,
+        outputs: list[tuple[Value, Param]],
+        own: At,
+        shape: Shape,
+        found: dict[Value, At],
+    ) -> None:
         results = []
-        for stored, param in self.region.outputs:
+        for stored, param in outputs:
             at = flat_place(stored, own, shape, found)
             results.append((param, flatten(at, param.type.shape), self.reader.tile(stored, at)))
         for param, flat, result in results:

@@ -22,6 +22,12 @@ class Operands:
 
     def tile(self, value: Value, at: At, shape: tuple[str, str], masks: tuple[str, ...]) -> Tile:
         """A tile of `value` in its product's type, 0 where one of `masks` does not hold."""
+        return self.both(value, at, shape, masks)[1]
+
+    def both(
+        self, value: Value, at: At, shape: tuple[str, str], masks: tuple[str, ...]
+    ) -> tuple[Tile, Tile]:
+        """The tile as it was computed, and as `tile` gives it."""
         body, reader = self.body, self.reader
         dtype = value.type.dtype
         zero = 0.0 if dtype.is_floating_point else 0
@@ -33,7 +39,7 @@ class Operands:
         for mask in masks:
             if not self._reads_zero(x, mask):
                 x = body.let("where", Tile(body, mask, bool_), x, zero, dtype=x.dtype)
-        return self._as_operand(x, dtype, is_raw=is_moved and isinstance(pulled, Tile))
+        return x, self._as_operand(x, dtype, is_raw=is_moved and isinstance(pulled, Tile))
 
     def _as_operand(self, x: Tile, dtype: DType, *, is_raw: bool) -> Tile:
         """`x` in the type that products are made in."""

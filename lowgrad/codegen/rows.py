@@ -24,6 +24,7 @@ from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import Index, flatten, unflatten
 from lowgrad.ir.op import REGISTRY
+from lowgrad.ir.places import element
 from lowgrad.ir.tile import Literal, Tile
 from lowgrad.ir.types import DType, Shape, TensorType, bool_, float32, int32, int64
 
@@ -80,16 +81,6 @@ def _sizes(node: Node) -> tuple[int, int]:
     shape, dims = node.inputs[0].type.shape, node.attrs["dims"]
     cols = math.prod(shape[d] for d in dims)
     return math.prod(n for d, n in enumerate(shape) if d not in dims), cols
-
-
-def element(node: Node, row: Index, col: Index) -> At:
-    """The index in a reduction's operand of the element at `row` and `col`."""
-    shape, dims = node.inputs[0].type.shape, node.attrs["dims"]
-    kept = [d for d in range(len(shape)) if d not in dims]
-    at: dict[int, Index] = {}
-    at.update(zip(kept, unflatten(row, [shape[d] for d in kept]), strict=True))
-    at.update(zip(dims, unflatten(col, [shape[d] for d in dims]), strict=True))
-    return tuple(at[d] for d in range(len(shape)))
 
 
 def _trivial(region: Region, space: Space, tiling: Tiling) -> tuple[Kernel, ...]:

@@ -16,6 +16,7 @@ from lowgrad.passes.regions import free_values, nodes_behind
 
 ON_CHIP = "its values stay on the chip"
 SHARED = "updates that can run at the same time share a launch"
+SUMMED = "a product that reads it anyway sums its operand"
 AGAIN = "computing it again moves fewer bytes than reading it"
 
 PRODUCTS = "a kernel has one product"
@@ -80,8 +81,13 @@ def _made(traffic: Traffic, region: Region) -> Iterator[Decision]:
         made = flow.graph.nodes[node].outputs
         saved += sum(v.type.nbytes for v in made if v not in region.outputs)
         saved += sum(e.nbytes for e in flow.edges[node] if flow.producer.get(e.source) in own)
-    is_shared = traffic.grouping.summary[region.group].kind == "multi"
-    reason = SHARED if is_shared else ON_CHIP
+    reason = ON_CHIP
+    sums = [i for i in members if flow.role[i] is Role.REDUCTION]
+    if traffic.grouping.summary[region.group].kind == "multi":
+        reason = SHARED
+    elif traffic.grouping.summary[region.group].kind == "matmul" and sums:
+        reason = SUMMED
+        saved += sum(e.nbytes for i in sums for e in flow.edges[i])
     yield Decision("fuse", True, _ops(traffic, members), reason, saved, _loc(traffic, members))
 
 

@@ -6,6 +6,7 @@ from codegen.helpers import arrays_for, check, expanded, node_of, region, tensor
 
 from lowgrad.codegen.lower import lower
 from lowgrad.codegen.tiling import Tiling
+from lowgrad.errors import CompileError
 from lowgrad.ir.types import bfloat16, float16, float32, float64, int8, int32, int64, uint8
 
 pytestmark = pytest.mark.triton
@@ -106,6 +107,60 @@ def test_the_optimizer_updates_in_the_epilogue_of_the_weight_gradient():
     (kernel,) = lower(node, SMALL)
     assert ("out0_ptr", "weight_ptr") in kernel.in_place
     assert ("out1_ptr", "momentum_ptr") in kernel.in_place
+
+
+@pytest.mark.parametrize("dtype", [float32, bfloat16, float16, float64], ids=str)
+@pytest.mark.parametrize("sizes", [(16, 16, 16), (40, 18, 20), (17, 33, 50), (2, 2, 1)])
+def test_sums_of_both_operands_over_the_inner_axis(sizes, dtype):
+    m, n, k = sizes
+
+    def f(a, b, bias, lr):
+        grad = a.call("sum", dims=(1,)).call("reshape", shape=(m,))
+        product = a.call("matmul", b)
+        total = b.call("sum", dims=(0,))
+        return product, bias - grad * expanded(lr, (m,)), total, product * 2.0, grad
+
+    node = region(
+        "matmul",
+        f,
+        a=tensor(m, k, dtype=dtype),
+        b=tensor(k, n, dtype=dtype),
+        bias=tensor(m, dtype=dtype),
+        lr=tensor(dtype=dtype),
+    )
+
+    check(node, tiling=SMALL, terms=k + 2, magnitude=4 * k + 4)
+
+
+def test_a_sum_of_what_the_product_computes_for_itself():
+    """In three dims, padded and added, as of a layer that makes three things at once."""
+
+    def f(q, k, x, bias):
+        both = q.call("pad", low=(0, 0, 0), high=(0, 0, 9), value=0)
+        both = both + k.call("pad", low=(0, 0, 9), high=(0, 0, 0), value=0)
+        grad = transposed(both.call("reshape", shape=(26, 18))).call("matmul", x)
+        return bias - both.call("sum", dims=(0, 1)).call("reshape", shape=(18,)), grad
+
+    node = region(
+        "matmul",
+        f,
+        q=tensor(2, 13, 9),
+        k=tensor(2, 13, 9),
+        x=tensor(26, 20),
+        bias=tensor(18),
+    )
+
+    check(node, tiling=SMALL, terms=28, magnitude=110)
+    (kernel,) = lower(node, SMALL)
+    assert kernel.source.count("if is_first") == 1
+
+
+def test_a_sum_of_something_else_is_refused():
+    def f(a, b):
+        return a.call("matmul", b), a.call("sum", dims=(0,))
+
+    with pytest.raises(CompileError, match="no sum over the product's inner axis"):
+        lower(region("matmul", f, a=tensor(17, 8), b=tensor(8, 18)))
 
 
 def test_arithmetic_before_the_product_is_rounded_to_the_operands():

@@ -17,7 +17,7 @@ from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.types import TensorType
 from lowgrad.passes.cost import Work, work
 from lowgrad.passes.order import highest
-from lowgrad.passes.pipeline import SIMPLIFY, OnPass, lower, run_passes
+from lowgrad.passes.pipeline import SIMPLIFY, OnPass, again, lower, run_passes
 from lowgrad.passes.remat import droppable
 from lowgrad.passes.trades import NOTHING, Trades
 from lowgrad.runtime.memory import Plan, human
@@ -112,7 +112,7 @@ class Search:
         steps = lower(trades, self.fuse)
         if trades.remat:
             before = self.candidate(replace(trades, remat=0.0))
-            start, graphs, steps = before.graph, dict(before.graphs), steps[-1:]
+            start, graphs, steps = before.graph, dict(before.graphs), again(trades)
         graphs |= {k: g for k, g in run_passes(steps, start).items() if k != "trace"}
         return Candidate(trades, graphs, self._made.get(NOTHING))
 
@@ -244,10 +244,12 @@ def _trades(made: Candidate, base: Candidate) -> Iterator[str]:
                 f"a loop over {node.attrs['steps']} steps, {node.attrs['chunk']} at a time, "
                 f"instead of {seed} ({human(seed.nbytes)}) at {node.loc}"
             )
-    again = made.graphs.get("remat")
-    if again is not None:
-        count = len(again.nodes) - len(made.graphs["order"].nodes)
-        yield f"{count} kernels run again, instead of keeping what they made"
+    if "remat" in made.graphs:
+        before, after, final = (len(made.graphs[k].nodes) for k in ("order", "remat", "join"))
+        yield (
+            f"{after - before} values are made again instead of kept, "
+            f"{after - final} of them by kernels that run anyway"
+        )
     saved = base.peak - made.peak
     flops = made.work.flops / max(base.work.flops, 1) - 1
     nbytes = made.work.nbytes / max(base.work.nbytes, 1) - 1

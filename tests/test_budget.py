@@ -59,7 +59,8 @@ def test_a_transformer_trains_the_same_in_the_least_memory():
     losses = []
     for is_tight in (False, True):
         lowgrad.manual_seed(0)
-        step, batch = MODELS["gpt"]()
+        step, _ = MODELS["gpt"]()
+        batch = lowgrad.randint(0, 37, (4, 64)), lowgrad.randint(0, 37, (4, 64))
         memory = None
         if is_tight:
             free = lowgrad.compile(step).lower(*batch).plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 
 from lowgrad.ir.graph import Graph, Node, Value
@@ -47,6 +48,42 @@ def needed(nodes: Iterable[Node], outputs: Iterable[Value]) -> list[Node]:
             live.update(node.inputs)
     kept.reverse()
     return kept
+
+
+def body_of(node: Node) -> Graph:
+    """The region's body; of a single op, a body with that op alone, whose inputs are distinct."""
+    if "body" in node.attrs:
+        body: Graph = node.attrs["body"]
+        return body
+    inner = {v: Value(v.type, v.hint) for v in dict.fromkeys(node.inputs)}
+    outputs = tuple(Value(v.type) for v in node.outputs)
+    alone = Node(node.op, tuple(inner[v] for v in node.inputs), node.attrs, outputs, node.loc)
+    return Graph(tuple(inner.values()), (alone,), outputs, {}, "body")
+
+
+def in_order(nodes: Iterable[Node]) -> list[Node] | None:
+    """`nodes`, each after those whose results it reads, else as given; None if there is no order.
+
+    Source: Kahn 1962, "Topological sorting of large networks".
+    """
+    given = list(nodes)
+    producer = {v: i for i, n in enumerate(given) for v in n.outputs}
+    before = [{producer[v] for v in n.inputs if v in producer} for n in given]
+    after: list[list[int]] = [[] for _ in given]
+    for index, sources in enumerate(before):
+        for source in sources:
+            after[source].append(index)
+    left = [len(sources) for sources in before]
+    ready = [i for i, n in enumerate(left) if n == 0]
+    found: list[Node] = []
+    while ready:
+        index = heapq.heappop(ready)
+        found.append(given[index])
+        for other in after[index]:
+            left[other] -= 1
+            if left[other] == 0:
+                heapq.heappush(ready, other)
+    return found if len(found) == len(given) else None
 
 
 def alias_fault(graph: Graph) -> str | None:

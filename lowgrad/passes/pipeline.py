@@ -16,6 +16,7 @@ from lowgrad.passes.factors import factors
 from lowgrad.passes.flatten import flatten
 from lowgrad.passes.fold import fold
 from lowgrad.passes.fuse import fuse
+from lowgrad.passes.join import join
 from lowgrad.passes.loops import loops
 from lowgrad.passes.order import order
 from lowgrad.passes.remat import remat
@@ -48,8 +49,12 @@ def lower(trades: Trades, fuse: bool = True) -> tuple[Pass, ...]:
         return tuple(step for step in LOWER if step.name != "fuse")
     # Loops on what fuse would split up, and on rows.
     before = () if trades.loop_over is None else (flatten(trades), loops(trades))
-    after = (remat(trades),) if trades.remat else ()  # on an order, in which there is a peak
-    return before + LOWER + after
+    return before + LOWER + again(trades)
+
+
+def again(trades: Trades) -> tuple[Pass, ...]:
+    """The passes that follow, on an order, in which there is a peak; none at weight 0."""
+    return (remat(trades), join) if trades.remat else ()
 
 
 def run_pipeline(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.op import REGISTRY
@@ -74,7 +74,7 @@ def _region(nodes: list[Node], outputs: list[Value], kind: str, speaker: Node) -
         inner[value] = Value(value.type, value.hint)
     body = Graph(
         inputs=tuple([inner[v] for v in inputs]),
-        nodes=tuple([_renamed(n, inner) for n in nodes]),
+        nodes=tuple([renamed(n, inner) for n in nodes]),
         outputs=tuple([inner[v] for v in outputs]),
         name="body",
     )
@@ -88,7 +88,8 @@ def free_values(nodes: list[Node]) -> list[Value]:
     return list(dict.fromkeys(v for n in nodes for v in n.inputs if v not in made))
 
 
-def _renamed(node: Node, names: dict[Value, Value]) -> Node:
+def renamed(node: Node, names: Mapping[Value, Value]) -> Node:
+    """`node` on the values that `names` has for its own."""
     inputs = tuple([names[v] for v in node.inputs])
     outputs = tuple([names[v] for v in node.outputs])
     return Node(node.op, inputs, node.attrs, outputs, node.loc)

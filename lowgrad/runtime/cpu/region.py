@@ -67,17 +67,6 @@ class Code:
         return self.whole_bytes + self.chunk_bytes * (self.chunks.threads if self.chunks else 0)
 
 
-def body_of(node: Node) -> Graph:
-    """The region's body; of a single op, a body with that op alone."""
-    if node.op.name == "fused":
-        body: Graph = node.attrs["body"]
-        return body
-    inner = {v: Value(v.type, v.hint) for v in dict.fromkeys(node.inputs)}
-    outputs = tuple(Value(v.type) for v in node.outputs)
-    alone = Node(node.op, tuple(inner[v] for v in node.inputs), node.attrs, outputs, node.loc)
-    return Graph(tuple(inner.values()), (alone,), outputs, {}, "body")
-
-
 def wide(dtype: DType) -> DType:
     """The dtype that values of `dtype` have inside a region."""
     import numpy as np

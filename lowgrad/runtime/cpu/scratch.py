@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from lowgrad.ir.graph import Graph, Node
-from lowgrad.runtime.cpu.region import ALIGNMENT, Code, Slot, Writer, body_of, wide
+from lowgrad.ir.walk import body_of
+from lowgrad.runtime.cpu.region import ALIGNMENT, Code, Slot, Writer, wide
 from lowgrad.runtime.cpu.segments import Cut, cut
 
 

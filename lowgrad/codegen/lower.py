@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lowgrad.codegen.columns import reductions
 from lowgrad.codegen.contraction import contraction
 from lowgrad.codegen.kernel import Kernel
 from lowgrad.codegen.loop import fills, pieces_of
 from lowgrad.codegen.multi import multi
 from lowgrad.codegen.pointwise import pointwise
 from lowgrad.codegen.region import region_of
-from lowgrad.codegen.rows import rows
 from lowgrad.codegen.scan import scan
 from lowgrad.codegen.scatter import scatter
 from lowgrad.codegen.stream import stream
@@ -21,7 +21,7 @@ from lowgrad.ir.graph import Graph, Node
 
 SKELETONS = {
     "pointwise": pointwise,
-    "rows": rows,
+    "rows": reductions,
     "matmul": contraction,
     "multi": multi,
     "scatter": scatter,

@@ -40,10 +40,10 @@ def rows(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
         return ()
     if space.cols <= 1:
         return _trivial(region, space, tiling)
-    tile = _tile(space, tiling)
+    tile = tile_of(space, tiling)
     if _is_split(region, space, tile, tiling):
         return _split(region, space, tile, tiling)
-    return (_Rows(region, space, tile).kernel(),)
+    return (RowsWriter(region, space, tile).kernel(),)
 
 
 # --- The space ---------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Tile2:
     chunk: int = 0
 
 
-def _tile(space: Space, tiling: Tiling) -> Tile2:
+def tile_of(space: Space, tiling: Tiling) -> Tile2:
     widest = power_of_2(space.cols)
     if not space.is_row_major:
         # Neighbouring lanes read neighbouring rows, at least a cache line of them.
@@ -158,8 +158,8 @@ def _levels(region: Region, reductions: tuple[Node, ...]) -> dict[Node, int]:
 # --- One kernel --------------------------------------------------------------------------------
 
 
-class _Rows:
-    """Writes one kernel down."""
+class RowsWriter:
+    """Writes one kernel down; `partials` are what it stores instead of outputs, if any."""
 
     def __init__(
         self, region: Region, space: Space, tile: Tile2, partials: tuple[Param, ...] = ()
@@ -167,19 +167,24 @@ class _Rows:
         self.region, self.space, self.tile, self.partials = region, space, tile, partials
         self.body = region.body(partials)
         self.reader = region.reader(self.body)
+        self._start()
+
+    def _start(self) -> None:
+        """Which rows this program has."""
+        tile = self.tile
         self.is_2d = tile.rows > 1
-        self.programs = ceil_div(space.rows, tile.rows) * tile.pieces
+        self.programs = ceil_div(self.space.rows, tile.rows) * tile.pieces
         pid = self.body.program_id(self.programs, "pid" if self.is_2d or tile.pieces > 1 else "row")
         self.piece = pid % tile.pieces
         self.row = self._row(pid // tile.pieces)
 
     def kernel(self) -> Kernel:
         """The kernel: reductions, then stores."""
-        self._reductions()
+        self.reduce_all()
         if self.partials:
             self._store_partials()
         else:
-            self._store_outputs()
+            self.store_outputs()
         constants = {"ROWS": self.tile.rows} if self.is_2d else {}
         return self.region.kernel(
             self.body,
@@ -205,17 +210,17 @@ class _Rows:
         return 1 if self.is_2d else 0
 
     @contextmanager
-    def _columns(self) -> Iterator[Index]:
+    def columns(self) -> Iterator[Index]:
         """Inside, statements are for a block of columns, one after the other if looped."""
         tile = self.tile
         if not tile.is_looped:
-            yield self._all_columns(self.piece * tile.chunk)
+            yield self.all_columns(self.piece * tile.chunk)
             return
         stop = tile.chunk or self.space.cols
         with self.body.loop("start", stop, "BLOCK") as start:
             yield self._add_columns(self.piece * tile.chunk + start)
 
-    def _all_columns(self, start: Index) -> Index:
+    def all_columns(self, start: Index) -> Index:
         if (cols := self.body.known("columns")) is None:
             cols = self._add_columns(start)
             self.body.remember("columns", cols)
@@ -233,7 +238,7 @@ class _Rows:
 
     # --- Reductions ---
 
-    def _reductions(self) -> None:
+    def reduce_all(self) -> None:
         levels = _levels(self.region, self.space.reductions)
         for level in range(max(levels.values()) + 1):
             nodes = [n for n in self.space.reductions if levels[n] == level]
@@ -244,7 +249,7 @@ class _Rows:
                     self._at_once(node)
 
     def _at_once(self, node: Node) -> None:
-        with self._columns() as cols:
+        with self.columns() as cols:
             x = self._operand(node, cols)
             masks = self._tail()
             if node.op.name in PLACES:
@@ -259,10 +264,10 @@ class _Rows:
         self.body.wish, self.body.loc = "", node.loc
         if self._tail() and not self.tile.is_looped:
             return x
-        return self.body.broadcast(x, self._shape, x.dtype)
+        return self.body.broadcast(x, self.shape, x.dtype)
 
     @property
-    def _shape(self) -> tuple[str, ...]:
+    def shape(self) -> tuple[str, ...]:
         return ("ROWS", "BLOCK") if self.is_2d else ("BLOCK",)
 
     def _tail(self) -> tuple[str, ...]:
@@ -294,7 +299,7 @@ class _Rows:
         best = self._statement(fn, fn, x, masks, _identity(node))
         if not self.is_2d:
             # Triton's interpreter gives a scalar bool the type of what was compared to make it.
-            best = self.body.broadcast(best, self._shape, best.dtype)
+            best = self.body.broadcast(best, self.shape, best.dtype)
         hit = _same(self.body, x, best)
         chosen = self.body.let("where", hit, places, self.space.cols, dtype=int32, name="place")
         first = self._statement("min", "first", chosen, masks, self.space.cols)
@@ -315,7 +320,7 @@ class _Rows:
     def _looped(self, nodes: list[Node]) -> None:
         body = self.body
         totals = {n: self._accumulators(n) for n in nodes}
-        with self._columns() as cols:
+        with self.columns() as cols:
             for node in nodes:
                 x = self._operand(node, cols)
                 if masks := self._tail():
@@ -333,10 +338,10 @@ class _Rows:
 
     def _accumulators(self, node: Node) -> tuple[Tile, ...]:
         dtype = node.inputs[0].type.dtype
-        total = self.body.fill(_identity(node), dtype, self._shape, name=f"{_wish(node)}_so_far")
+        total = self.body.fill(_identity(node), dtype, self.shape, name=f"{_wish(node)}_so_far")
         if node.op.name not in PLACES:
             return (total,)
-        return total, self.body.fill(self.space.cols, int32, self._shape, name="place_so_far")
+        return total, self.body.fill(self.space.cols, int32, self.shape, name="place_so_far")
 
     def _accumulate(self, node: Node, totals: tuple[Tile, ...], x: Tile, cols: Index) -> None:
         body = self.body
@@ -362,11 +367,11 @@ class _Rows:
 
     # --- Stores ---
 
-    def _store_outputs(self) -> None:
+    def store_outputs(self) -> None:
         by_row = [o for o in self.region.outputs if o[1].type.numel == self.space.rows]
         full = [o for o in self.region.outputs if o[1].type.numel != self.space.rows]
         if full:
-            with self._columns() as cols:
+            with self.columns() as cols:
                 found = self._places(cols)
                 node = self.space.reductions[0]
                 shape = node.inputs[0].type.shape
@@ -440,18 +445,18 @@ def _split(region: Region, space: Space, tile: Tile2, tiling: Tiling) -> tuple[K
         _partial(n, f"pieces{i}_ptr", space.rows, pieces) for i, n in enumerate(space.reductions)
     )
     tile = replace(tile, pieces=pieces, chunk=chunk, is_looped=chunk > tile.cols)
-    first = _Rows(region, space, tile, partials).kernel()
+    first = RowsWriter(region, space, tile, partials).kernel()
     rest = _with_partials(region, space, partials)
     return (first, *rows(rest, replace(tiling, split=space.rows * pieces)))
 
 
 def _partial(node: Node, name: str, n_rows: int, pieces: int) -> Param:
-    dtype = _accumulated(node.inputs[0].type.dtype)
+    dtype = accumulated_in(node.inputs[0].type.dtype)
     type_ = TensorType((n_rows, pieces), dtype)
     return Param(name, type_, "scratch", Value(type_, f"{node.op.name}_pieces"))
 
 
-def _accumulated(dtype: DType) -> DType:
+def accumulated_in(dtype: DType) -> DType:
     return float32 if dtype.is_low_precision else dtype
 
 

@@ -50,6 +50,15 @@ def needed(nodes: Iterable[Node], outputs: Iterable[Value]) -> list[Node]:
     return kept
 
 
+def reached_from(nodes: Iterable[Node], values: Iterable[Value]) -> set[Value]:
+    """`values`, and all that `nodes`, in execution order, make of them."""
+    found = set(values)
+    for node in nodes:
+        if not found.isdisjoint(node.inputs):
+            found.update(node.outputs)
+    return found
+
+
 def body_of(node: Node) -> Graph:
     """The region's body; of a single op, a body with that op alone, whose inputs are distinct."""
     if "body" in node.attrs:

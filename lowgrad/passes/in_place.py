@@ -7,6 +7,7 @@ reads elsewhere (a flip, a product, a neighbour) could find the new value.
 from __future__ import annotations
 
 from lowgrad.ir.graph import Graph, Node, Value
+from lowgrad.ir.walk import reached_from
 from lowgrad.passes.dataflow import Path, Role, flow_of
 
 
@@ -33,12 +34,30 @@ def reads_in_place(body: Graph, state: Value, output: Value) -> bool:
     flow = flow_of(body)
     if output not in flow.producer:
         return True  # handed through
+    earlier = _before_columns(body, state, output)
     for index, edges in enumerate(flow.edges):
-        for edge in edges:
+        for edge in () if body.nodes[index] in earlier else edges:
             if edge.source is state and not _same_lane(flow.role[index], edge.path):
                 return False
     # Lanes of a multi region belong to one of its bodies; another's reads come at any time.
-    return _reaches_only(body, state, output)
+    return bool(earlier) or _reaches_only(body, state, output)
+
+
+def _before_columns(body: Graph, state: Value, output: Value) -> set[Node]:
+    """The nodes that have run when `output`, made of sums down columns, is stored.
+
+    In a region that reduces rows and sums columns those are all that do not follow from the sums,
+    unless the sums themselves are of what is read from `state`.
+    """
+    reductions = [n for n in body.nodes if n.op.family == "reduction"]
+    if len({n.attrs["dims"] for n in reductions}) < 2:
+        return set()
+    columns = [n for n in reductions if n.inputs[0].type.ndim - 1 not in n.attrs["dims"]]
+    following = reached_from(body.nodes, [n.output for n in columns])
+    of_state = reached_from(body.nodes, [state])
+    if output not in following or any(n.inputs[0] in of_state for n in columns):
+        return set()
+    return {n for n in body.nodes if following.isdisjoint(n.outputs)}
 
 
 def _same_lane(role: Role, path: Path) -> bool:
@@ -49,8 +68,5 @@ def _same_lane(role: Role, path: Path) -> bool:
 
 def _reaches_only(body: Graph, state: Value, output: Value) -> bool:
     """Whether all other outputs that depend on `state` have `output`'s number of elements."""
-    reached = {state}
-    for node in body.nodes:
-        if not reached.isdisjoint(node.inputs):
-            reached.update(node.outputs)
+    reached = reached_from(body.nodes, [state])
     return all(v.type.numel == output.type.numel for v in body.outputs if v in reached)

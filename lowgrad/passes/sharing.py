@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from lowgrad.ir.graph import Value
 from lowgrad.ir.places import source_of, summed_operand
 from lowgrad.passes.dataflow import Role
-from lowgrad.passes.grouping import Summary
+from lowgrad.passes.grouping import MAX_ROW, MIN_ROWS, Summary
 from lowgrad.passes.recompute import Traffic
 
 # A kernel's parameters are pointers; of 4096 bytes, the least limit, this many take half.
@@ -25,6 +25,7 @@ def share_kernels(traffic: Traffic) -> None:
     """Merge kernels that can share a launch, those with most to save first."""
     share_operands(traffic)
     share_reads(traffic)
+    share_columns(traffic)
     share_kernels_of_updates(traffic)
 
 
@@ -68,13 +69,17 @@ def _does_all_else(traffic: Traffic, product: int, group: int, total: int) -> bo
     return True
 
 
-def _are_apart(traffic: Traffic, a: int, b: int) -> bool:
-    """Whether neither of two groups reads what the other makes or updates."""
+def _are_apart(traffic: Traffic, a: int, b: int, written_last: bool = False) -> bool:
+    """Whether neither of two groups reads what the other makes or updates.
+
+    written_last: what `b` updates is written when `a` has read all it needs.
+    """
     made = {a: set(_made(traffic, a)), b: set(_made(traffic, b))}
     for one, other in ((a, b), (b, a)):
         if any(v in made[other] for v in traffic.reads.get(one, ())):
             return False
-    return not _reads_what_is_updated(traffic, a, b)
+    pairs = ((b, a),) if written_last else ((a, b), (b, a))
+    return not any(_reads_what_is_updated(traffic, one, other) for one, other in pairs)
 
 
 # --- Reads of one value --------------------------------------------------------------------------
@@ -95,6 +100,62 @@ def share_reads(traffic: Traffic) -> None:
                 merged = grouping.try_merge(shared[summary], group)
                 traffic.follow(merged, shared[summary], group)
             shared[summary] = group if merged is None else merged
+
+
+def share_columns(traffic: Traffic) -> None:
+    """Merge sums down columns into a kernel that goes through the same rows: a norm's gradients."""
+    for group in traffic.grouping.parts.in_order():
+        if _only_sums(traffic, group):
+            merged = _with_its_rows(traffic, group)
+            if merged is not None:
+                traffic.follow(*merged)
+
+
+def _with_its_rows(traffic: Traffic, columns: int) -> tuple[int | None, int, int] | None:
+    """(the merged group, the rows' kernel, `columns`), for the one with most to read once."""
+    grouping = traffic.grouping
+    of_columns = grouping.summary[columns]
+    shared: dict[int, int] = {}
+    for value, read in traffic.reads.get(columns, {}).items():
+        for other in traffic.readers[value] if value.type.numel >= of_columns.numel else ():
+            shared[other] = shared.get(other, 0) + read.nbytes
+    for rows in sorted(shared, key=lambda g: -shared[g]):
+        crosses = _crosses(grouping.summary[rows], of_columns)
+        if crosses and _are_apart(traffic, rows, columns, written_last=True):
+            merged = grouping.force_merge(rows, columns, grouping.summary[rows])
+            if merged is not None:
+                return merged, rows, columns
+    return None
+
+
+def _crosses(rows: Summary, columns: Summary) -> bool:
+    """Whether one sums what the other keeps, of rows that stay on the chip."""
+    fits = rows.kind == "rows" and rows.space == columns.space and rows.rows >= MIN_ROWS
+    kept = tuple(d for d in range(len(rows.space)) if d not in rows.dims)
+    return fits and columns.dims == kept and rows.numel <= MAX_ROW * rows.rows
+
+
+def _only_sums(traffic: Traffic, group: int) -> bool:
+    """Whether a group sums over the leading dims, and makes nothing larger of the sums."""
+    flow, summary = traffic.flow, traffic.grouping.summary[group]
+    if summary.kind != "rows" or len(summary.space) - 1 in summary.dims or summary.rows < 2:
+        return False
+    if summary.space[-1] < 2:
+        return False
+    small: set[Value] = set()
+    for index in traffic.grouping.parts.members[group]:
+        node = flow.graph.nodes[index]
+        is_sum = flow.role[index] is Role.REDUCTION
+        if not is_sum and node.output.type.numel == summary.rows:
+            small.add(node.output)
+            continue
+        # A sum of what follows from sums (a variance) needs another turn through the rows.
+        if any(e.source in small for e in flow.edges[index]):
+            return False
+        if traffic.in_memory(node.output) if not is_sum else node.op.name != "sum":
+            return False
+        small.update(node.outputs if is_sum else ())
+    return True
 
 
 # --- Updates -------------------------------------------------------------------------------------
@@ -141,7 +202,7 @@ def _share(traffic: Traffic, a: int, b: int) -> int | None:
     grouping = traffic.grouping
     pointers = len(traffic.reads.get(a, {})) + len(traffic.reads.get(b, {}))
     pointers += sum(v in traffic.flow.outputs for g in (a, b) for v in _made(traffic, g))
-    if pointers > MAX_POINTERS or _reads_what_is_updated(traffic, a, b):
+    if pointers > MAX_POINTERS or not _are_apart(traffic, a, b):
         return None
     one, two = grouping.summary[a], grouping.summary[b]
     shared = grouping.force_merge(a, b, one if one == two else Summary("multi", 0))
@@ -149,12 +210,9 @@ def _share(traffic: Traffic, a: int, b: int) -> int | None:
     return shared
 
 
-def _reads_what_is_updated(traffic: Traffic, a: int, b: int) -> bool:
-    """Whether one of two groups reads state that the other updates, at unrelated elements."""
+def _reads_what_is_updated(traffic: Traffic, reader: int, writer: int) -> bool:
+    """Whether one group reads state that another updates, at unrelated elements."""
     graph = traffic.flow.graph
     state = {graph.outputs[o]: graph.inputs[i] for o, i in graph.aliases.items()}
-    for one, other in ((a, b), (b, a)):
-        updated = [state[v] for v in _made(traffic, one) if v in state]
-        if any(v in traffic.reads.get(other, {}) for v in updated):
-            return True
-    return False
+    updated = [state[v] for v in _made(traffic, writer) if v in state]
+    return any(v in traffic.reads.get(reader, {}) for v in updated)

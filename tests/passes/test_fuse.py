@@ -19,6 +19,7 @@ from lowgrad.ir.types import TensorType, float32, int64
 from lowgrad.ir.verify import verify
 from lowgrad.passes import dataflow, partition
 from lowgrad.passes.fuse import fuse
+from lowgrad.passes.in_place import may_overwrite
 from lowgrad.passes.partition import Partition
 from lowgrad.passes.pipeline import run_pipeline
 from lowgrad.passes.sharing import MAX_POINTERS
@@ -221,9 +222,41 @@ def test_a_short_and_wide_reduction_only_reduces():
 
 def test_rows_of_different_dims_stay_apart():
     def program(x):
-        return x.call("sum", dims=(0,)), x.call("sum", dims=(1,))
+        return x.call("max", dims=(0,)), x.call("sum", dims=(1,))
 
-    assert kinds(fuse(graph_of(program, MATRIX))) == ["sum", "sum"]
+    assert kinds(fuse(graph_of(program, MATRIX))) == ["max", "sum"]
+
+
+def test_a_variance_of_columns_needs_another_turn_through_the_rows():
+    def program(x):
+        centred = x - x.call("sum", dims=(0,)).call("expand", shape=x.shape) / 64.0
+        return (centred * centred).call("sum", dims=(0,)), x.call("max", dims=(1,))
+
+    assert len(kinds(fuse(graph_of(program, MATRIX)))) == 2
+
+
+def test_sums_of_columns_join_the_rows_that_are_read_anyway():
+    def program(x):
+        return x.call("sum", dims=(0,)), x.call("max", dims=(1,))
+
+    assert kinds(fuse(graph_of(program, MATRIX))) == ["rows"]
+
+
+def test_a_norm_updates_its_weight_in_place_where_its_gradient_is_made():
+    step = steps.new_step()
+    x = step.state(TensorType((64, 32), float32), "x")
+    grad = step.state(TensorType((64, 32), float32), "grad")
+    weight = steps.parameter(step, "w", 32)
+    scaled = grad * steps.spread(weight, (64, 32))
+    total = (scaled * x).call("sum", dims=(1,))
+    step.outputs += [scaled - x * total.call("expand", shape=(64, 32))]
+    of_weight = (grad * x).call("sum", dims=(0,)).call("reshape", shape=(32,))
+    step.update(weight, weight - of_weight * 0.1)
+
+    graph = run_pipeline(step.graph("step"), verify=True)["order"]
+
+    (node,) = kernels(graph)
+    assert may_overwrite(node, weight.value, graph.outputs[1])
 
 
 def test_expensive_arithmetic_stays_out_of_operands():

@@ -155,9 +155,9 @@ class _Writer(RowsWriter):
                 "rows", self.space.rows, first, "ROWS", tile.rows, 0, "[:, None]", "row_mask", total
             )
             self.reduce_all()
-            self.store_outputs()
             for node, so_far in zip(self.sums, totals, strict=True):
                 self._add(node, so_far, cols)
+            self.store_outputs()
         for node, so_far, param in zip(self.sums, totals, self.partials, strict=True):
             self._store_total(node, so_far, param, cols)
         return self.region.kernel(

@@ -370,27 +370,30 @@ class RowsWriter:
     def store_outputs(self) -> None:
         by_row = [o for o in self.region.outputs if o[1].type.numel == self.space.rows]
         full = [o for o in self.region.outputs if o[1].type.numel != self.space.rows]
+        # Full ones may be stored over an input, of which a row may want a single element.
+        results = self._results(by_row, self._places(None), (self.row,), (self.space.rows,))
         if full:
             with self.columns() as cols:
                 found = self._places(cols)
                 node = self.space.reductions[0]
                 shape = node.inputs[0].type.shape
-                self._store(full, found, element(node, self.row, cols), shape)
-        self._store(by_row, self._places(None), (self.row,), (self.space.rows,))
+                self._store(self._results(full, found, element(node, self.row, cols), shape))
+        self._store(results)
 
-    def _store(
+    def _results(
         self,
         outputs: list[tuple[Value, Param]],
         found: dict[Value, At],
         at: At,
         shape: Shape,
-    ) -> None:
-        results = []
+    ) -> list[tuple[Param, Index, Tile]]:
+        made = []
         for value, param in outputs:
             place = flat_place(value, at, shape, found)
-            results.append(
-                (param, flatten(place, param.type.shape), self.reader.tile(value, place))
-            )
+            made.append((param, flatten(place, param.type.shape), self.reader.tile(value, place)))
+        return made
+
+    def _store(self, results: list[tuple[Param, Index, Tile]]) -> None:
         for param, flat, result in results:
             self.body.store(param.name, flat, result, self.body.masks_of(flat))
 

@@ -47,17 +47,26 @@ def run_kernels(
 
 
 def run_node(
-    node: Node, operands: Sequence[Array], tiling: Tiling = DEFAULT, *, check: bool = True
+    node: Node,
+    operands: Sequence[Array],
+    tiling: Tiling = DEFAULT,
+    *,
+    outputs: Sequence[Array] = (),
+    check: bool = True,
 ) -> tuple[Array, ...]:
-    """The outputs of `node` on `operands`, computed by its kernels on the interpreter."""
+    """The outputs of `node` on `operands`, computed by its kernels on the interpreter.
+
+    outputs: contiguous arrays to write them to, in place of new ones.
+    """
     kernels = lower(node, tiling)
-    outputs = tuple(np.empty(v.type.shape, v.type.dtype.numpy) for v in node.outputs)
+    if not outputs:
+        outputs = [np.empty(v.type.shape, v.type.dtype.numpy) for v in node.outputs]
     by_value = dict(zip(node.inputs, map(np.ascontiguousarray, operands), strict=True))
     by_value.update(zip(node.outputs, outputs, strict=True))
     # ascontiguousarray makes 0-d arrays 1-d, which has the same memory.
     arrays = {p.name: by_value[p.value] for k in kernels for p in k.params if p.value in by_value}
     run_kernels(kernels, arrays, check=check)
-    return outputs
+    return tuple(outputs)
 
 
 def launch_signature(kernel: Kernel) -> tuple[dict[str, str], dict[str, int], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from lowgrad.codegen.loop import run_loop
 from lowgrad.codegen.lower import is_free, lower
 from lowgrad.codegen.run import launch_signature, run_node
 from lowgrad.ir.graph import Graph, Value
+from lowgrad.runtime.memory import Plan, plan
 
 if TYPE_CHECKING:
     from lowgrad.codegen.triton.compile import Binary
@@ -32,8 +34,13 @@ class KernelExecutable:
 
 
 def run_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
-    """Run the kernels of `graph` on the interpreter; aliased inputs are updated in place."""
-    values: dict[Value, Array] = dict(zip(graph.inputs, arrays, strict=True))
+    """Run the kernels of `graph` on the interpreter; aliased inputs are updated in place.
+
+    Results lie where the memory plan puts them, over each other and over old state too, so that a
+    plan which a kernel does not bear gives wrong numbers or a KernelCheckError.
+    """
+    memory = _Memory(graph, arrays)
+    values = memory.values
     for node in graph.nodes:
         operands = [values[v] for v in node.inputs]
         if is_free(node):
@@ -41,7 +48,7 @@ def run_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
         elif node.op.family == "loop" and not lower(node):
             made = run_loop(node, operands, run_graph)
         else:
-            made = run_node(node, operands)
+            made = run_node(node, operands, outputs=[memory.place(v) for v in node.outputs])
         values.update(zip(node.outputs, made, strict=True))
     # All are copied before any state is overwritten: one may be another's old value.
     results = [np.array(values[v]) for v in graph.outputs]
@@ -49,6 +56,34 @@ def run_graph(graph: Graph, arrays: Sequence[Array]) -> list[Array]:
         arrays[position][...] = results[output]
         results[output] = arrays[position]
     return results
+
+
+class _Memory:
+    """The arrays of a run, by value. State is a copy until all has run: a fault changes nothing."""
+
+    def __init__(self, graph: Graph, arrays: Sequence[Array]) -> None:
+        state = set(graph.aliases.values())
+        self.values: dict[Value, Array] = {
+            v: np.array(a) if i in state else a
+            for i, (v, a) in enumerate(zip(graph.inputs, arrays, strict=True))
+        }
+        self._plan = _planned(graph)
+        self._arena = np.empty(self._plan.arena_bytes, np.uint8)
+
+    def place(self, value: Value) -> Array:
+        """Where the plan has `value`; memory of its own for what the plan holds to be a view."""
+        if value in self._plan.stored:
+            return self.values[self._plan.stored[value]]
+        if value not in self._plan.offsets:
+            return np.empty(value.type.shape, value.type.dtype.numpy)
+        start = self._plan.offsets[value]
+        held = self._arena[start : start + value.type.nbytes]
+        return held.view(value.type.dtype.numpy).reshape(value.type.shape)
+
+
+@lru_cache(maxsize=64)
+def _planned(graph: Graph) -> Plan:
+    return plan(graph)
 
 
 def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:

@@ -1,14 +1,19 @@
 """Whether a kernel may write an output over one of its inputs.
 
 It may if every element of the input is read only by the lane that writes that element: a lane that
-reads elsewhere (a flip, a product, a neighbour) could find the new value.
+reads elsewhere (a flip, a product, a neighbour) could find the new value. Where whole rows are
+reduced, a row is one program's, which reads all that it needs of it before it writes it.
 """
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 from lowgrad.ir.graph import Graph, Node, Value
+from lowgrad.ir.types import Shape
 from lowgrad.ir.walk import reached_from
-from lowgrad.passes.dataflow import Path, Role, flow_of
+from lowgrad.passes.dataflow import Edge, Path, Role, flow_of
 
 
 def may_overwrite(node: Node, state: Value, output: Value) -> bool:
@@ -35,6 +40,14 @@ def reads_in_place(body: Graph, state: Value, output: Value) -> bool:
     if output not in flow.producer:
         return True  # handed through
     earlier = _before_columns(body, state, output)
+    rows = _rows(body)
+    if rows is not None and output.type.numel == math.prod(rows.shape):
+        return all(
+            _same_row(flow.role[index], edge, rows)
+            for index, edges in enumerate(flow.edges)
+            for edge in edges
+            if edge.source is state
+        )
     for index, edges in enumerate(flow.edges):
         for edge in () if body.nodes[index] in earlier else edges:
             if edge.source is state and not _same_lane(flow.role[index], edge.path):
@@ -49,7 +62,7 @@ def _before_columns(body: Graph, state: Value, output: Value) -> set[Node]:
     In a region that reduces rows and sums columns those are all that do not follow from the sums,
     unless the sums themselves are of what is read from `state`.
     """
-    reductions = [n for n in body.nodes if n.op.family == "reduction"]
+    reductions = [n for n in body.nodes if _reduces(n)]
     if len({n.attrs["dims"] for n in reductions}) < 2:
         return set()
     columns = [n for n in reductions if n.inputs[0].type.ndim - 1 not in n.attrs["dims"]]
@@ -58,6 +71,34 @@ def _before_columns(body: Graph, state: Value, output: Value) -> set[Node]:
     if output not in following or any(n.inputs[0] in of_state for n in columns):
         return set()
     return {n for n in body.nodes if following.isdisjoint(n.outputs)}
+
+
+class _Rows(NamedTuple):
+    """What a region reduces: a space, over dims."""
+
+    shape: Shape
+    dims: tuple[int, ...]
+
+
+def _rows(body: Graph) -> _Rows | None:
+    """The one space of a region's reductions, if it has reductions of one space and no product."""
+    if any(n.op.family == "contraction" for n in body.nodes):
+        return None
+    found = {(n.inputs[0].type.shape, n.attrs["dims"]) for n in body.nodes if _reduces(n)}
+    return _Rows(*found.pop()) if len(found) == 1 else None
+
+
+def _reduces(node: Node) -> bool:
+    return node.op.family == "reduction"
+
+
+def _same_row(role: Role, edge: Edge, rows: _Rows) -> bool:
+    """Whether what is read is of the reader's own row: the element at its place, all, or any."""
+    if role in (Role.VIEW, Role.CREATE):
+        return True
+    if edge.path is Path.GATHER:
+        return role is Role.POINTWISE and edge.low == rows.dims and edge.high == rows.shape
+    return edge.path is Path.FLAT and role in (Role.POINTWISE, Role.REDUCTION, Role.RESHAPE)
 
 
 def _same_lane(role: Role, path: Path) -> bool:

@@ -71,8 +71,8 @@ def test_checking_a_step_runs_the_chunks_of_its_loops(monkeypatch):
     graph = lowered(looped(traced("no_bias_sum")))
     assert check_kernels(graph) == sum(n.op.name != "reshape" for n in graph.nodes)
 
-    def off_by_one(node, operands):
-        return tuple(np.asarray(a + 1, a.dtype) for a in correct(node, operands))
+    def off_by_one(node, operands, **how):
+        return tuple(np.asarray(a + 1, a.dtype) for a in correct(node, operands, **how))
 
     correct = step.run_node
     # Only the kernels of a chunk's graph are run from there.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lowgrad.ir.build import Builder
-from lowgrad.ir.types import TensorType, float32
+from lowgrad.ir.types import TensorType, float32, int64
 from lowgrad.passes.fuse import fuse
 from lowgrad.passes.in_place import may_overwrite
 
@@ -16,6 +16,12 @@ def spread_sum(x):
     return x.call("sum", dims=(1,)).call("expand", shape=x.shape)
 
 
+def spread_pick(x, w):
+    """One element of each row of x, chosen by w, for the whole row."""
+    index = w.call("sum", dims=(1,)).call("cast", dtype=int64)
+    return x.call("gather", index, dim=1).call("expand", shape=x.shape)
+
+
 PROGRAMS = {
     "elementwise": (lambda x, w: x * 2.0 + w, True),
     "one op": (lambda x, w: x + w, True),
@@ -24,7 +30,17 @@ PROGRAMS = {
     "flipped": (lambda x, w: x.call("flip", dims=(1,)) * 2.0, False),
     "transposed": (lambda x, w: x + x.call("permute", dims=(1, 0)), False),
     "operand of the product": (lambda x, w: x.call("matmul", w) + x, False),
-    "whole rows": (lambda x, w: x - spread_sum(x), False),
+    "whole rows": (lambda x, w: x - spread_sum(x), True),
+    "whole rows and one of each": (lambda x, w: x - spread_sum(x) * spread_pick(x, w), True),
+    "whole rows and other rows": (
+        lambda x, w: x - spread_sum(x) * x.call("flip", dims=(0,)),
+        False,
+    ),
+    "sums of rows of something else": (lambda x, w: spread_sum(w) * x + w, True),
+    "sums of other rows": (
+        lambda x, w: x - spread_sum(x.call("permute", dims=(1, 0))),
+        False,
+    ),
     "one row for all": (
         lambda x, w: (
             x.call("slice", starts=(0, 0), stops=(1, 8), steps=(1, 1)).call("expand", shape=(8, 8))

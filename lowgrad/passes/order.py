@@ -8,7 +8,7 @@ has written nothing. Among the orders that do so, the one with the lowest peak i
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lowgrad.ir.graph import Graph, Node, Value
@@ -22,10 +22,12 @@ MAX_VISITED = 2000
 @graph_pass("order", exact=True)
 def order(graph: Graph) -> Graph:
     """The same nodes in another order."""
-    waits = _waits(graph)
+    waits, buffers = _waits(graph), _Buffers(graph)
     kept = _schedule(waits, [0] * len(graph.nodes))
-    lean = _lean_schedule(graph, waits)
-    best = min((kept, lean), key=lambda o: peak_bytes(graph, o))
+    lean = _lean_schedule(buffers, waits)
+    # What only writes state takes nothing, and lets its gradient go.
+    early = _schedule(waits, [int(size > 0) for size in buffers.taken()])
+    best = min((kept, lean, early), key=lambda o: _peak_and_sum(buffers.alive(o)))
     return graph.with_nodes(graph.nodes[i] for i in best)
 
 
@@ -39,18 +41,18 @@ def peak_bytes(graph: Graph, order: Sequence[int] | None = None) -> int:
 
 def highest(graph: Graph, order: Sequence[int] | None = None) -> tuple[int, int]:
     """(peak_bytes, the place in the order at which they are reached)."""
-    buffers = _Buffers(graph)
-    left = [len(readers) for readers in buffers.readers]
-    alive = peak = at = 0
-    for place, index in enumerate(range(len(graph.nodes)) if order is None else order):
-        alive += sum(buffers.nbytes[b] for b in buffers.made[index])
-        if alive + buffers.scratch[index] > peak:
-            peak, at = alive + buffers.scratch[index], place
-        for buffer in buffers.touched[index]:
-            left[buffer] -= 1
-            if left[buffer] == 0 and not buffers.stays[buffer]:
-                alive -= buffers.nbytes[buffer]
+    peak = at = 0
+    alive = _Buffers(graph).alive(range(len(graph.nodes)) if order is None else order)
+    for place, nbytes in enumerate(alive):
+        if nbytes > peak:
+            peak, at = nbytes, place
     return peak, at
+
+
+def _peak_and_sum(alive: Iterable[int]) -> tuple[int, int]:
+    """What orders are compared by: of those with one peak, the one with less alive in all."""
+    sizes = list(alive)
+    return max(sizes, default=0), sum(sizes)
 
 
 class _Buffers:
@@ -85,6 +87,23 @@ class _Buffers:
                 self.readers[buffer].append(index)
         outputs = {of[v] for v in graph.outputs if v in of}
         self.stays = [buffer in outputs for buffer in range(len(self.nbytes))]
+
+    def taken(self) -> list[int]:
+        """The bytes of what each node makes, less what is updated in place."""
+        return [sum(self.nbytes[b] for b in made) for made in self.made]
+
+    def alive(self, order: Iterable[int]) -> Iterator[int]:
+        """The bytes alive while each node runs, in this order."""
+        left = [len(readers) for readers in self.readers]
+        taken = self.taken()
+        alive = 0
+        for index in order:
+            alive += taken[index]
+            yield alive + self.scratch[index]
+            for buffer in self.touched[index]:
+                left[buffer] -= 1
+                if left[buffer] == 0 and not self.stays[buffer]:
+                    alive -= self.nbytes[buffer]
 
 
 def _scratch(node: Node) -> int:
@@ -184,17 +203,16 @@ def _schedule(waits: _Waits, urgency: Sequence[int]) -> list[int]:
     return result
 
 
-def _lean_schedule(graph: Graph, waits: _Waits) -> list[int]:
+def _lean_schedule(buffers: _Buffers, waits: _Waits) -> list[int]:
     """As `_schedule`, but what frees at least as much as it takes runs as soon as it may."""
-    buffers = _Buffers(graph)
     users = [set(readers) for readers in buffers.readers]
-    takes = [sum(buffers.nbytes[b] for b in made) for made in buffers.made]
-    frees = [0] * len(graph.nodes)
+    takes = buffers.taken()
+    frees = [0] * len(takes)
     for buffer, waiting in enumerate(users):
         _note_last_user(buffers, buffer, waiting, frees)
     left = [len(before) for before in waits.before]
     heap: list[tuple[bool, int]] = []
-    done = [False] * len(graph.nodes)
+    done = [False] * len(takes)
 
     def offer(index: int) -> None:
         if left[index] == 0 and not done[index]:

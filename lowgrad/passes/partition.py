@@ -52,10 +52,6 @@ class Partition:
         """All groups, in an order in which they can run."""
         return sorted(set(self.of), key=self._key)
 
-    def last_before(self, group: int) -> int:
-        """The last of the groups that `group` waits for; -1 if it waits for none."""
-        return max(self._before[group], key=self._key, default=-1)
-
     def _key(self, group: int) -> int:
         return self._place[group]
 

@@ -8,6 +8,7 @@ from lowgrad.errors import CompileError, LowgradError
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.verify import verify as verify_graph
 from lowgrad.passes.base import Pass
+from lowgrad.passes.cats import cats
 from lowgrad.passes.chunks import chunks
 from lowgrad.passes.cse import cse
 from lowgrad.passes.cuts import cuts
@@ -31,6 +32,7 @@ SIMPLIFY: tuple[Pass, ...] = (
     views,  # after simplify, which brings views into the order that these rules look for
     cuts,  # after views, which make products of rows; before cse, since two products cut alike
     factors,  # after views, which leave one form of each product
+    cats,  # after cuts, which follow pads through products
     cse,  # after both: equal products are only equal once they have one form
 )
 LOWER: tuple[Pass, ...] = (

@@ -19,7 +19,7 @@ LAUNCH_BYTES = 1 << 20
 # Arithmetic that a matrix product can afford on its operands, which it reads many times over.
 CHEAP = frozenset(
     ("add", "sub", "mul", "neg", "abs", "maximum", "minimum", "where", "cast", "eq", "ne")
-) | frozenset(("lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or"))
+) | frozenset(("lt", "le", "gt", "ge", "logical_not", "logical_and", "logical_or", "cat"))
 MAX_CHEAP = 6
 # A value with so many times fewer elements (a mean of each row) is stored rather than made again.
 MUCH_SMALLER = 64

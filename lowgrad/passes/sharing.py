@@ -11,7 +11,7 @@ from collections.abc import Hashable
 
 from lowgrad.ir.graph import Value
 from lowgrad.ir.places import source_of, summed_operand
-from lowgrad.passes.dataflow import Role
+from lowgrad.passes.dataflow import Flow, Role
 from lowgrad.passes.grouping import MAX_ROW, MIN_ROWS, Summary
 from lowgrad.passes.recompute import Traffic
 
@@ -164,8 +164,9 @@ def _only_sums(traffic: Traffic, group: int) -> bool:
 def share_kernels_of_updates(traffic: Traffic) -> None:
     """Merge updates of state, of whatever sizes, that can run at the same time."""
     current: dict[Hashable, int] = {}
+    ready = _ready(traffic.flow)
     for group in _update_groups(traffic):
-        bucket = _bucket(traffic, group)
+        bucket = _bucket(traffic, group, ready)
         shared = _share(traffic, current[bucket], group) if bucket in current else None
         current[bucket] = group if shared is None else shared
 
@@ -189,12 +190,22 @@ def _made(traffic: Traffic, group: int) -> list[Value]:
     return [v for i in traffic.grouping.parts.members[group] for v in nodes[i].outputs]
 
 
-def _bucket(traffic: Traffic, group: int) -> Hashable:
+def _bucket(traffic: Traffic, group: int, ready: list[int]) -> Hashable:
     """Updates of one bucket may wait for each other."""
     if traffic.grouping.summary[group].numel <= SMALL_UPDATE:
         return "small"
     # Large gradients should die early, unless one thing (a norm) makes all of them wait anyway.
-    return traffic.grouping.parts.last_before(group)
+    return max(ready[i] for i in traffic.grouping.parts.members[group])
+
+
+def _ready(flow: Flow) -> list[int]:
+    """For each node the last one, product, reduction or kernel of its own, that it waits for."""
+    ready: list[int] = []
+    for index, edges in enumerate(flow.edges):
+        heavy = flow.role[index] in (Role.MATMUL, Role.REDUCTION, Role.OPAQUE)
+        sources = (flow.producer[e.source] for e in edges if e.source in flow.producer)
+        ready.append(index if heavy else max((ready[s] for s in sources), default=-1))
+    return ready
 
 
 def _share(traffic: Traffic, a: int, b: int) -> int | None:

@@ -90,7 +90,7 @@ def _place(node: Node, chunks: Chunks) -> bool:
         chunks.loop.add(node)
         chunks.chunked.add(node.output)
         return True
-    if node.op.name == "gather" and node.attrs["dim"] != 0 and in_loop:
+    if node.op.name in ("gather", "cat") and node.attrs["dim"] != 0 and in_loop:
         if not all(_has_rows(v, chunks) for v in (*node.inputs, node.output)):
             return False
         chunks.loop.add(node)

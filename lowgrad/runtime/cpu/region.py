@@ -352,6 +352,8 @@ class Writer:
             self._copied_reshape(node)
         elif node.op.name == "pad":
             self._pad(node)
+        elif node.op.name == "cat" and not (self._looping and node.attrs["dim"] == 0):
+            self._cat(node)
         elif node.op.name in REDUCERS:
             self._reduction(node)
         elif node.op.name == "iota" and not (
@@ -471,6 +473,19 @@ class Writer:
         ]
         self._lines.append(f"copyto({out}, {_literal(node.attrs['value'])}, 'unsafe')")
         self._lines.append(f"copyto({out}[{', '.join(window)}], {name}, 'unsafe')")
+        self.names[value] = out
+        self.lead[value] = _lead(value)
+
+    def _cat(self, node: Node) -> None:
+        """Each part to its place."""
+        value, dim = node.output, node.attrs["dim"]
+        parts = [self._whole(v) for v in node.inputs]
+        out, start = self._result(value), 0
+        for part, source in zip(parts, node.inputs, strict=True):
+            stop = start + source.type.shape[dim]
+            window = [":"] * dim + [f"{start}:{stop}"]
+            self._lines.append(f"copyto({out}[{', '.join(window)}], {part}, 'unsafe')")
+            start = stop
         self.names[value] = out
         self.lead[value] = _lead(value)
 

@@ -16,6 +16,8 @@ from lowgrad.runtime.cpu.sums import added
 
 # Cheap enough to be made again by each segment: nothing of them is ever stored.
 REMADE = FREE | {"full"}
+# What is so many times smaller (a learning rate) may lie between segments for free.
+SMALL = 64
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,39 @@ def _levels(
             level[node] = level[sums[node]]
         else:
             level[node] = least + least % 2
-    return level
+    return _sunk(real, maker, level, sums)
+
+
+def _sunk(
+    real: Sequence[Node],
+    maker: Mapping[Value, Node],
+    level: Mapping[Node, int],
+    sums: Mapping[Node, Node],
+) -> dict[Node, int]:
+    """The levels, but what is made of inputs alone is made where it is read, and not held."""
+    readers: dict[Node, list[Node]] = {n: [] for n in real}
+    for node in real:
+        for value in node.inputs:
+            source = maker.get(origin(value, maker))
+            if source in readers:
+                readers[source].append(node)
+    latest = dict(level)
+    for node in reversed(real):
+        if node.op.family in ("pointwise", "random") and node not in sums and readers[node]:
+            latest[node] = min(latest[r] - latest[r] % 2 for r in readers[node])
+    sunk = dict(level)
+    for node in real:
+        if node.op.family == "contraction" or node in sums:
+            continue
+        sources = [maker.get(origin(v, maker)) for v in node.inputs]
+        held = [n for n in sources if n in readers and _size(n) * SMALL > _size(node)]
+        if all(sunk[n] == latest[node] for n in held):
+            sunk[node] = latest[node]
+    return sunk
+
+
+def _size(node: Node) -> int:
+    return node.outputs[0].type.numel
 
 
 def _cut(

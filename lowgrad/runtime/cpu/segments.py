@@ -104,18 +104,20 @@ def _sunk(
             source = maker.get(origin(value, maker))
             if source in readers:
                 readers[source].append(node)
-    latest = dict(level)
-    for node in reversed(real):
-        if node.op.family in ("pointwise", "random") and node not in sums and readers[node]:
-            latest[node] = min(latest[r] - latest[r] % 2 for r in readers[node])
-    sunk = dict(level)
+    early: set[Node] = set()  # made of inputs, as far as it is large
     for node in real:
-        if node.op.family == "contraction" or node in sums:
-            continue
         sources = [maker.get(origin(v, maker)) for v in node.inputs]
         held = [n for n in sources if n in readers and _size(n) * SMALL > _size(node)]
-        if all(sunk[n] == latest[node] for n in held):
-            sunk[node] = latest[node]
+        if (
+            node.op.family in ("pointwise", "random")
+            and node not in sums
+            and early.issuperset(held)
+        ):
+            early.add(node)
+    sunk = dict(level)
+    for node in reversed(real):
+        if node in early and readers[node]:
+            sunk[node] = min(sunk[r] - sunk[r] % 2 for r in readers[node])
     return sunk
 
 

@@ -68,7 +68,7 @@ class _Memory:
             for i, (v, a) in enumerate(zip(graph.inputs, arrays, strict=True))
         }
         self._plan = _planned(graph)
-        self._arena = np.empty(self._plan.arena_bytes, np.uint8)
+        self._arena = np.empty(self._plan.held_bytes, np.uint8)
 
     def place(self, value: Value) -> Array:
         """Where the plan has `value`; memory of its own for what the plan holds to be a view."""

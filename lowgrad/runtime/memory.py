@@ -7,6 +7,7 @@ nobody needs the old one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,8 +44,12 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything lies. `peak_bytes` is exact: the executable allocates `arena_bytes` once.
+    """Where everything lies. `peak_bytes` is exact: what is allocated is `arena_bytes`.
 
+    Of these the executable keeps `held_bytes`, once; the others are results, which each call makes
+    anew, since they are the caller's.
+    results: values that are written where they are returned. copied: positions of outputs that are
+    copied at the end: views, old state, and state that takes over what another input was.
     offsets: of each value that is in the arena and no view. stored: values written over an input.
     reused: values written over another one of the arena, which dies where they are made.
     scratch: the offset of each node's temporaries, by the node's index.
@@ -53,6 +58,7 @@ class Plan:
 
     buffers: tuple[Buffer, ...]
     arena_bytes: int
+    held_bytes: int
     state_bytes: int
     argument_bytes: int
     lower_bound_bytes: int
@@ -60,6 +66,8 @@ class Plan:
     stored: Mapping[Value, Value]
     reused: Mapping[Value, Value]
     scratch: Mapping[int, int]
+    results: frozenset[Value]
+    copied: frozenset[int]
     trades: tuple[str, ...] = ()
 
     @property
@@ -116,7 +124,8 @@ def plan(graph: Graph) -> Plan:
     roots = _roots(graph)
     first, last = _lifetimes(graph, roots)
     stored = _stored_over_inputs(graph, roots, last)
-    reused = _reused(graph, roots, last, stored)
+    results = _results(graph, roots)
+    reused = _reused(graph, roots, last, stored, results)
     _extend(reused, last)
     over = {**stored, **reused}
     spans: list[Span] = []
@@ -124,7 +133,7 @@ def plan(graph: Graph) -> Plan:
     updates = _updates(graph)
     for index, node in enumerate(graph.nodes):
         for value in node.outputs:
-            if roots[value] is value and value not in over:
+            if roots[value] is value and value not in over and value not in results:
                 name = _name(value, node, updates)
                 spans.append(Span(name, value.type.nbytes, first[value], last[value]))
                 owners.append(_Owner(value, node, index))
@@ -141,17 +150,79 @@ def plan(graph: Graph) -> Plan:
         offsets[new] = offsets[old]
     state = set(graph.aliases.values())
     sizes = [v.type.nbytes for v in graph.inputs]
+    copied = _copied(graph, roots, stored, results)
+    returned = _returned(graph, first, results, copied, placed.arena_bytes)
+    returned_bytes = sum(b.nbytes for b in returned)
     return Plan(
-        buffers=tuple(map(_buffer, spans, owners, placed.offsets)),
-        arena_bytes=placed.arena_bytes,
+        buffers=(*map(_buffer, spans, owners, placed.offsets), *returned),
+        arena_bytes=placed.arena_bytes + returned_bytes,
+        held_bytes=placed.arena_bytes,
         state_bytes=sum(n for i, n in enumerate(sizes) if i in state),
         argument_bytes=sum(n for i, n in enumerate(sizes) if i not in state),
-        lower_bound_bytes=placed.lower_bound_bytes,
+        lower_bound_bytes=placed.lower_bound_bytes + returned_bytes,
         offsets=offsets,
         stored=stored,
         reused=reused,
         scratch={o.at: a for o, a in zip(owners, placed.offsets, strict=True) if not o.value},
+        results=results,
+        copied=copied,
     )
+
+
+# --- What is returned --------------------------------------------------------------------------
+
+
+def _results(graph: Graph, roots: Mapping[Value, Value]) -> frozenset[Value]:
+    """The outputs that some node makes for the caller alone."""
+    times = Counter(graph.outputs)
+    made = (v for i, v in enumerate(graph.outputs) if i not in graph.aliases and times[v] == 1)
+    return frozenset(v for v in made if roots[v] is v and v not in graph.inputs)
+
+
+def _copied(
+    graph: Graph,
+    roots: Mapping[Value, Value],
+    stored: Mapping[Value, Value],
+    results: frozenset[Value],
+) -> frozenset[int]:
+    """The positions of outputs that are copied to memory of their own, when all has run."""
+    found = set()
+    outside = {*graph.inputs, *results, *stored}
+    for position, value in enumerate(graph.outputs):
+        taken = graph.aliases.get(position)
+        if taken is None:
+            is_copied = value not in results
+        else:
+            # Another input, whose own new value may be about to be written: swapped state.
+            is_home = stored.get(value) is graph.inputs[taken]
+            is_copied = not is_home and roots[value] in outside
+        if is_copied:
+            found.add(position)
+    return frozenset(found)
+
+
+def _returned(
+    graph: Graph,
+    first: Mapping[Value, int],
+    results: frozenset[Value],
+    copied: frozenset[int],
+    offset: int,
+) -> list[Buffer]:
+    """The buffers of results and copies, one after the other from `offset` on."""
+    end = len(graph.nodes)
+    updates = _updates(graph)
+    found = []
+    for position, value in enumerate(graph.outputs):
+        if value not in results and position not in copied:
+            continue
+        node = next((n for n in graph.nodes if value in n.outputs), None)
+        name = value.hint if node is None else _name(value, node, updates)
+        start = first[value] if value in results else end
+        name = name if value in results else f"copy of {name}"
+        loc = None if node is None else node.loc
+        found.append(Buffer(name, value.type, offset, value.type.nbytes, start, end, loc))
+        offset += value.type.nbytes
+    return found
 
 
 def _temporaries(node: Node, over: Mapping[Value, Value]) -> int:
@@ -280,6 +351,7 @@ def _reused(
     roots: Mapping[Value, Value],
     last: Mapping[Value, int],
     stored: Mapping[Value, Value],
+    results: frozenset[Value],
 ) -> dict[Value, Value]:
     """For values of the arena, the dying operand whose bytes each takes over, if there is one."""
     inputs = set(graph.inputs)
@@ -293,7 +365,7 @@ def _reused(
             if last.get(v) == index and read.count(v) == 1 and v not in inputs and v not in stored
         ]
         for new in node.outputs:
-            if roots[new] is not new or new in stored:
+            if roots[new] is not new or new in stored or new in results:
                 continue
             old = next((v for v in dying if may_overwrite(node, v, new)), None)
             if old is not None and _saves(node, new, old, {**stored, **found}):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from unittest import mock
 
 import numpy as np
@@ -42,7 +44,49 @@ def test_the_parts_add_up_and_the_arena_is_tight(model):
     assert found.argument_bytes == sum(v.type.nbytes for v in given)
     assert found.peak_bytes == found.state_bytes + found.argument_bytes + found.arena_bytes
     assert found.lower_bound_bytes <= found.arena_bytes <= 1.01 * found.lower_bound_bytes
-    assert step.executable.arena.nbytes == found.arena_bytes
+    assert step.executable.arena.nbytes == found.held_bytes
+
+
+def counted(make):
+    """(what `make` returns, the bytes that NumPy allocated for it and still holds)."""
+    gc.collect()
+    tracemalloc.start()
+    made = make()
+    own = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+    taken = tracemalloc.take_snapshot().filter_traces([own])
+    tracemalloc.stop()
+    return made, sum(t.size for t in taken.traces)
+
+
+def returning():
+    """A step that returns what it makes, a view of it, an argument, and old state."""
+    b = Builder()
+    x, w = b.input(SQUARE, "x"), b.input(SQUARE, "w")
+    y = x.call("matmul", w).call("exp")
+    outputs = (y, y.call("permute", dims=(1, 0)), x, w, w * 2.0, y.call("sum", dims=(0,)))
+    return b.graph(tuple(t.value for t in outputs), {4: 1})
+
+
+@pytest.mark.parametrize("make", [steps.classifier, steps.gpt, returning], ids=lambda f: f.__name__)
+def test_what_is_allocated_is_what_the_plan_says_to_the_byte(make):
+    graph = list(run_pipeline(make()).values())[-1]
+    found = plan(graph)
+    given = [np.array(a) for a in steps.arrays_for(graph)]
+
+    run, held_bytes = counted(lambda: build(graph, found))
+    run([a.copy() for a in given])  # what threads keep, they keep from the first call on
+    _, result_bytes = counted(lambda: run(given))
+
+    assert held_bytes == found.held_bytes + arena.ALIGNMENT  # to begin where a cache line does
+    assert result_bytes == found.arena_bytes - found.held_bytes
+    assert sum(b.nbytes for b in found.buffers if b.offset >= found.held_bytes) == result_bytes
+
+
+def test_results_are_in_the_table():
+    text = str(plan(list(run_pipeline(returning()).values())[-1]))
+
+    assert "copy of w" in text
+    assert "copy of x" in text
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -120,8 +164,8 @@ class AlwaysDying(dict):
         return mock.ANY
 
 
-def taken_from_the_living(graph, roots, last, stored):
-    return right_reused(graph, roots, AlwaysDying(last), stored)
+def taken_from_the_living(graph, roots, last, stored, results):
+    return right_reused(graph, roots, AlwaysDying(last), stored, results)
 
 
 def dead_early(graph, roots):

@@ -60,6 +60,12 @@ def _aligned(nbytes: int) -> Array:
     return raw[start : start + nbytes]
 
 
+def _maker(value: Value) -> Callable[[], Array]:
+    """Makes the array of a result."""
+    shape, dtype = value.type.shape, value.type.dtype.numpy
+    return lambda: np.empty(shape, dtype)
+
+
 def _globals() -> dict[str, Any]:
     names: dict[str, Any] = {name: getattr(np, name) for name in functions.UFUNCS.values()}
     names |= {name: getattr(np, name) for name in ("copyto", "reciprocal", "matmul")}
@@ -90,7 +96,7 @@ class _Builder:
     def __init__(self, graph: Graph, plan: Plan, arena: Array | None) -> None:
         self.graph, self.plan = graph, plan
         self.over = {**plan.stored, **plan.reused}
-        self.arena = _aligned(plan.arena_bytes) if arena is None else arena
+        self.arena = _aligned(plan.held_bytes) if arena is None else arena
         self.globals = _globals()
         self.lines: list[str] = []
         counter = itertools.count()
@@ -132,6 +138,10 @@ class _Builder:
             if value in self.plan.offsets:
                 at = self.plan.offsets[value]
                 self._bind(value, self._at(at, value.type.shape, value.type.dtype.numpy))
+            elif value in self.plan.results:
+                name = self.names[value]
+                self.globals[f"new_{name}"] = _maker(value)
+                self.lines.append(f"{name} = new_{name}()")
         if self._is_view(node):
             self._view(node)
             return
@@ -154,7 +164,7 @@ class _Builder:
 
     def _is_view(self, node: Node) -> bool:
         free = node.op.name in FREE_VIEWS or node.op.name == "reshape"
-        return free and node.output not in self.plan.offsets
+        return free and not (node.output in self.plan.offsets or node.output in self.plan.results)
 
     def _view(self, node: Node) -> None:
         """A view of the arena is made here, once; one of an input, at each call."""
@@ -197,30 +207,23 @@ class _Builder:
         self.lines.append(f"run_chunks(chunk{tag}, {size}, {rows}, slots{tag})")
 
     def _finish(self) -> None:
-        """Copy out results, which are the caller's, and state that was not written in place."""
+        """Copy out what is not the caller's yet, and state that was not written in place."""
         graph, plan = self.graph, self.plan
         results: list[str] = []
         late: list[str] = []
-        inputs = set(graph.inputs)
         for position, value in enumerate(graph.outputs):
             taken = graph.aliases.get(position)
             name = self.names[value]
+            if position in plan.copied:
+                # Before state is written: this may be old state.
+                self.lines.append(f"out{position} = {name}.copy()")
+                name = f"out{position}"
             if taken is None:
-                results.append(f"{name}.copy()")
+                results.append(name)
                 continue
             home = self.names[graph.inputs[taken]]
             results.append(home)
-            if plan.stored.get(value) is graph.inputs[taken]:
-                continue
-            if value in inputs or value not in self.bound:
-                # Another input, whose own new value may be about to be written: swapped state.
-                self.lines.append(f"late{position} = {name}.copy()")
-                name = f"late{position}"
-            late.append(f"copyto({home}, {name})")
-        # What is returned is copied before state is written: it may be old state, unchanged.
-        returned = [r for r in results if r.endswith(".copy()")]
-        self.lines += [f"out{i} = {r}" for i, r in enumerate(returned)]
-        names = iter(range(len(returned)))
-        results = [f"out{next(names)}" if r.endswith(".copy()") else r for r in results]
+            if plan.stored.get(value) is not graph.inputs[taken]:
+                late.append(f"copyto({home}, {name})")
         self.lines += late
         self.lines.append(f"return [{', '.join(results)}]")

@@ -100,6 +100,15 @@ class Recording:
         return any(found)
 
 
+def _profile_again(outer: Any) -> None:
+    """Restore the profiler from before the recording, a hook or a cProfile.Profile."""
+    if outer is None or callable(outer):
+        sys.setprofile(outer)
+    else:
+        sys.setprofile(None)
+        outer.enable()
+
+
 def record(
     function: Callable[..., Any],
     args: tuple[Any, ...],
@@ -120,7 +129,7 @@ def record(
             try:
                 result = function(*args, **kwargs)
             finally:
-                sys.setprofile(outer_profile)
+                _profile_again(outer_profile)
         _refuse_changes(function, args, kwargs, found, active)
         return _finished(active, result, found, positions, origin, name, keep_gradients)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import cProfile
 
 import numpy as np
 import pytest
@@ -288,3 +289,16 @@ def test_a_dropped_activation_gets_no_gradient():
 
     assert x.grad.tolist() == y.tolist()
     assert 0 < (y == 0).sum().item() < 200
+
+
+def test_a_step_is_recorded_under_a_profiler_which_goes_on():
+    profiler = cProfile.Profile()
+    step = lowgrad.compile(lambda x: x * 2)
+
+    profiler.enable()
+    step(lowgrad.ones(3))
+    sorted([3, 1])
+    profiler.disable()
+
+    names = {entry.code for entry in profiler.getstats() if isinstance(entry.code, str)}
+    assert any("sorted" in name for name in names)

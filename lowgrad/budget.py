@@ -20,7 +20,7 @@ from lowgrad.passes.order import highest
 from lowgrad.passes.pipeline import SIMPLIFY, OnPass, again, lower, run_passes
 from lowgrad.passes.remat import droppable
 from lowgrad.passes.trades import NOTHING, Trades
-from lowgrad.runtime.memory import Plan, human
+from lowgrad.runtime.memory import Known, Plan, human
 from lowgrad.runtime.memory import plan as plan_memory
 
 # The mild preference: what a trade must save of the peak, and may cost of the modelled time.
@@ -61,11 +61,12 @@ class Candidate:
         return next(reversed(self.graphs.values()))
 
     base: Candidate | None = None
+    temporaries: Known | None = None
 
     @cached_property
     def plan(self) -> Plan:
         """Where everything lies."""
-        return plan_memory(self.graph)
+        return plan_memory(self.graph, self.temporaries)
 
     @cached_property
     def described(self) -> Plan:
@@ -97,6 +98,7 @@ class Search:
         self.shared = run_passes(SIMPLIFY, graph, on_pass=on_pass)
         self.simplified = next(reversed(self.shared.values()))
         self._made: dict[Trades, Candidate] = {}
+        self._temporaries: Known = {}
 
     def candidate(self, trades: Trades) -> Candidate:
         """The step with these trades made; each is compiled once."""
@@ -114,10 +116,16 @@ class Search:
             before = self.candidate(replace(trades, remat=0.0))
             start, graphs, steps = before.graph, dict(before.graphs), again(trades)
         graphs |= {k: g for k, g in run_passes(steps, start).items() if k != "trace"}
-        return Candidate(trades, graphs, self._made.get(NOTHING))
+        return Candidate(trades, graphs, self._made.get(NOTHING), self._temporaries)
 
     def best(self, budget: int | None) -> Candidate:
         """The plan to run. Raises OutOfMemory if none obeys the budget."""
+        try:
+            return self._best(budget)
+        finally:
+            self._temporaries.clear()  # the one that is kept need not keep the others' nodes
+
+    def _best(self, budget: int | None) -> Candidate:
         base = self.candidate(NOTHING)
         if not self.fuse:
             found = base

@@ -23,26 +23,37 @@ MIN_BYTES = 1 << 16
 @graph_pass("join", exact=True)
 def join(graph: Graph) -> Graph:
     """Fewer kernels; the peak stays, by `order.highest`."""
-    peak = highest(graph)[0]
+    nodes = [n for n in graph.nodes if _is_pointwise(n)]
+    return _all_joined(graph, nodes, highest(graph)[0])
+
+
+def _all_joined(graph: Graph, nodes: list[Node], peak: int) -> Graph:
+    """`graph` with as many of `nodes` joined as `peak` allows, found by halving."""
     joined = graph
-    for node in graph.nodes:
-        after = _joined(joined, node) if _is_pointwise(node) else None
-        if after is not None and highest(after)[0] <= peak:
-            joined = after
-    return joined
+    for node in nodes:
+        joined = _joined(joined, node) or joined
+    if joined is graph:
+        return graph
+    joined = order(joined)
+    if highest(joined)[0] <= peak:
+        return joined
+    half = len(nodes) // 2
+    if half == 0:
+        return graph
+    return _all_joined(_all_joined(graph, nodes[:half], peak), nodes[half:], peak)
 
 
 def _joined(graph: Graph, node: Node) -> Graph | None:
     """`graph` with `node` done by one of those that read its largest input; None if none can."""
     largest = max(node.inputs, key=lambda v: v.type.nbytes, default=None)
-    if largest is None:
+    if largest is None or node not in graph.nodes:  # it may be the host of another by now
         return None
     for host in users(graph)[largest]:
         if host is not node and _fits(node, host):
             both = _both(host, node)
             nodes = in_order(both if n is host else n for n in graph.nodes if n is not node)
             if nodes is not None:
-                return order(graph.with_nodes(nodes))
+                return graph.with_nodes(nodes)
     return None
 
 

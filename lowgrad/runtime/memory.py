@@ -119,13 +119,21 @@ def _line(b: Buffer) -> str:
     return f"{b.name} {human(b.nbytes)} {what}{where}"
 
 
-def plan(graph: Graph) -> Plan:
-    """Place every value of `graph`. Deterministic; near-linear in the number of nodes."""
+# Temporaries of nodes, by node and by which outputs are stored over which inputs.
+Known = dict[tuple[Node, tuple[tuple[int, int], ...]], int]
+
+
+def plan(graph: Graph, known: Known | None = None) -> Plan:
+    """Place every value of `graph`. Deterministic; near-linear in the number of nodes.
+
+    known: what plans of graphs with the same nodes may tell each other.
+    """
+    temporaries = _Temporaries({} if known is None else known)
     roots = _roots(graph)
     first, last = _lifetimes(graph, roots)
     stored = _stored_over_inputs(graph, roots, last)
     results = _results(graph, roots)
-    reused = _reused(graph, roots, last, stored, results)
+    reused = _reused(graph, roots, last, stored, results, temporaries)
     _extend(reused, last)
     over = {**stored, **reused}
     spans: list[Span] = []
@@ -138,11 +146,11 @@ def plan(graph: Graph) -> Plan:
                 spans.append(Span(name, value.type.nbytes, first[value], last[value]))
                 owners.append(_Owner(value, node, index))
         is_view = all(roots[v] is not v for v in node.outputs)
-        temporaries = 0 if is_view else _temporaries(node, over)
-        if temporaries:
+        nbytes = 0 if is_view else temporaries(node, over)
+        if nbytes:
             made = min(node.outputs, key=lambda v: len(updates.get(v, "")))
             name = f"scratch of {_name(made, node, updates)}"
-            spans.append(Span(name, temporaries, index, index))
+            spans.append(Span(name, nbytes, index, index))
             owners.append(_Owner(None, node, index))
     placed = place(spans)
     offsets = {o.value: at for o, at in zip(owners, placed.offsets, strict=True) if o.value}
@@ -225,11 +233,20 @@ def _returned(
     return found
 
 
-def _temporaries(node: Node, over: Mapping[Value, Value]) -> int:
-    """The bytes that `node` needs beside its operands and results."""
-    if node.op.family == "loop":
-        return LoopLayout(node).nbytes
-    return scratch_bytes(node, over_of(node, over))
+class _Temporaries:
+    """The bytes that a node needs beside its operands and results."""
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+
+    def __call__(self, node: Node, over: Mapping[Value, Value]) -> int:
+        if node.op.family == "loop":
+            return LoopLayout(node).nbytes
+        stored = over_of(node, over)
+        key = (node, tuple(sorted(stored.items())))
+        if key not in self.known:
+            self.known[key] = scratch_bytes(node, stored)
+        return self.known[key]
 
 
 # --- Loops -------------------------------------------------------------------------------------
@@ -352,6 +369,7 @@ def _reused(
     last: Mapping[Value, int],
     stored: Mapping[Value, Value],
     results: frozenset[Value],
+    temporaries: _Temporaries,
 ) -> dict[Value, Value]:
     """For values of the arena, the dying operand whose bytes each takes over, if there is one."""
     inputs = set(graph.inputs)
@@ -368,15 +386,17 @@ def _reused(
             if roots[new] is not new or new in stored or new in results:
                 continue
             old = next((v for v in dying if may_overwrite(node, v, new)), None)
-            if old is not None and _saves(node, new, old, {**stored, **found}):
+            if old is not None and _saves(temporaries, node, new, old, {**stored, **found}):
                 found[new] = old
                 dying.remove(old)
     return found
 
 
-def _saves(node: Node, new: Value, old: Value, over: Mapping[Value, Value]) -> bool:
+def _saves(
+    temporaries: _Temporaries, node: Node, new: Value, old: Value, over: Mapping[Value, Value]
+) -> bool:
     """Whether writing over `old` needs no copy of what is read of it later."""
-    return _temporaries(node, {**over, new: old}) <= _temporaries(node, over)
+    return temporaries(node, {**over, new: old}) <= temporaries(node, over)
 
 
 def _extend(reused: Mapping[Value, Value], last: dict[Value, int]) -> None:

@@ -164,8 +164,8 @@ class AlwaysDying(dict):
         return mock.ANY
 
 
-def taken_from_the_living(graph, roots, last, stored, results):
-    return right_reused(graph, roots, AlwaysDying(last), stored, results)
+def taken_from_the_living(graph, roots, last, *rest):
+    return right_reused(graph, roots, AlwaysDying(last), *rest)
 
 
 def dead_early(graph, roots):

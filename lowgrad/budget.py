@@ -15,6 +15,7 @@ from functools import cached_property
 from lowgrad.errors import OutOfMemory
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.types import TensorType
+from lowgrad.passes.clipping import waiting
 from lowgrad.passes.cost import Work, work
 from lowgrad.passes.order import highest
 from lowgrad.passes.pipeline import SIMPLIFY, OnPass, again, lower, run_passes
@@ -70,9 +71,9 @@ class Candidate:
 
     @cached_property
     def described(self) -> Plan:
-        """The plan, and in it what was traded against `base`."""
-        base = self.base
-        return self.plan if base is None else replace(self.plan, trades=tuple(_trades(self, base)))
+        """The plan, and in it what was traded against `base`, and why gradients wait."""
+        trades = () if self.base is None else tuple(_trades(self, self.base))
+        return replace(self.plan, trades=trades, notes=tuple(_notes(self.graph)))
 
     @cached_property
     def work(self) -> Work:
@@ -265,6 +266,16 @@ def _trades(made: Candidate, base: Candidate) -> Iterator[str]:
         f"in all: the peak is {human(saved)} lower than {human(base.peak)}, "
         f"for {flops:+.1%} FLOPs and {nbytes:+.1%} bytes moved"
     )
+
+
+def _notes(graph: Graph) -> Iterator[str]:
+    """What in the program keeps memory that it need not."""
+    for node, gradients in waiting(graph):
+        nbytes = sum(g.type.nbytes for g in gradients)
+        yield (
+            f"{len(gradients)} gradients ({human(nbytes)}) wait for a number made of all of them "
+            f"at {node.loc}: none dies at its own update"
+        )
 
 
 def _made_inside(loop: Node) -> list[TensorType]:

@@ -54,6 +54,7 @@ class Plan:
     reused: values written over another one of the arena, which dies where they are made.
     scratch: the offset of each node's temporaries, by the node's index.
     trades: a line for each thing that was given up for memory, and what that saved and cost.
+    notes: a line for each thing in the program that costs memory for a reason worth knowing.
     """
 
     buffers: tuple[Buffer, ...]
@@ -69,6 +70,7 @@ class Plan:
     results: frozenset[Value]
     copied: frozenset[int]
     trades: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -88,6 +90,7 @@ class Plan:
             f"arguments {human(self.argument_bytes):>12}",
             f"arena     {human(self.arena_bytes):>12}  {ratio:.3f} x the lower bound",
             *(f"traded    {line}" for line in self.trades),
+            *(f"note      {line}" for line in self.notes),
             "",
             f"{'offset':>12} {'bytes':>12} {'live':>11}  buffer",
             *self._table(),

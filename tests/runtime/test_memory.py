@@ -47,6 +47,16 @@ def test_the_parts_add_up_and_the_arena_is_tight(model):
     assert step.executable.arena.nbytes == found.held_bytes
 
 
+def test_the_plan_says_that_clipped_gradients_wait():
+    clipped, free = planned("dropout_clipped").plan, planned("gelu_adam").plan
+
+    (note,) = clipped.notes
+    assert "gradients" in note
+    assert "none dies at its own update" in note
+    assert f"note      {note}" in str(clipped)
+    assert free.notes == ()
+
+
 def counted(make):
     """(what `make` returns, the bytes that NumPy allocated for it and still holds)."""
     gc.collect()

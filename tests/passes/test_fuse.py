@@ -227,6 +227,19 @@ def test_rows_of_different_dims_stay_apart():
     assert kinds(fuse(graph_of(program, MATRIX))) == ["max", "sum"]
 
 
+def test_state_that_is_summed_down_columns_is_not_overwritten_by_the_sums():
+    b = Builder()
+    x, grad = b.input(MATRIX, "x"), b.input(MATRIX, "grad")
+    weight = b.input(TensorType((128,), float32), "w")
+    scaled = grad * steps.spread(weight, (64, 128))
+    rows = scaled - x * (scaled * x).call("sum", dims=(1,)).call("expand", shape=(64, 128))
+    columns = (scaled * x).call("sum", dims=(0,)).call("reshape", shape=(128,))
+    graph = fuse(b.graph((rows.value, (weight - columns).value), {1: 2}))
+
+    (node,) = kernels(graph)
+    assert not may_overwrite(node, weight.value, graph.outputs[1])
+
+
 def test_a_variance_of_columns_needs_another_turn_through_the_rows():
     def program(x):
         centred = x - x.call("sum", dims=(0,)).call("expand", shape=x.shape) / 64.0
@@ -398,6 +411,25 @@ def test_a_sum_over_other_elements_stays_apart_from_a_product():
     square = TensorType((32, 32), float32)
 
     assert sorted(kinds(fuse(graph_of(f, square, square)))) == ["matmul", "sum", "sum"]
+
+
+def test_a_sum_that_is_mixed_with_the_product_itself_stays_apart():
+    def f(a, b):
+        product = a.call("matmul", b)
+        first = product.call("slice", starts=(0, 0), stops=(32, 1), steps=(1, 1))
+        return product, a.call("sum", dims=(1,)) * first
+
+    graph = fuse(graph_of(f, TensorType((32, 48), float32), TensorType((48, 32), float32)))
+
+    assert kinds(graph) == ["matmul", "rows"]
+
+
+def test_sums_of_columns_of_what_the_rows_make_stay_apart():
+    def f(x, g):
+        total = (x * g).call("sum", dims=(1,)).call("expand", shape=x.shape)
+        return total, (g * total).call("sum", dims=(0,))
+
+    assert len(kinds(fuse(graph_of(f, MATRIX, MATRIX)))) == 2
 
 
 def _ops(node) -> set[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -130,6 +132,18 @@ def _bytes(memory: int | str | None) -> int | None:
     return size
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Graphs have no cycles, and looking for some while they are made takes a seventh of it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 class CompiledFunction:
     """A function that is recorded once for each signature and then replayed."""
 
@@ -236,15 +250,16 @@ class CompiledFunction:
     def _record(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], found: Snapshot, key: Any
     ) -> Entry:
-        recording = record(
-            self._function,
-            args,
-            kwargs,
-            found,
-            name=getattr(self._function, "__name__", "step"),
-            keep_gradients=self._options.keep_grads,
-        )
-        compiled = Compiled(recording.graph, recording.forward_nodes, self._options)
+        with _collector_paused():
+            recording = record(
+                self._function,
+                args,
+                kwargs,
+                found,
+                name=getattr(self._function, "__name__", "step"),
+                keep_gradients=self._options.keep_grads,
+            )
+            compiled = Compiled(recording.graph, recording.forward_nodes, self._options)
         entry = Entry(recording, compiled)
         self._dump(compiled)
         self._warn_of_change(key, found)

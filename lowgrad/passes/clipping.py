@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lowgrad.ir.graph import Graph, Node, Value
-from lowgrad.ir.walk import producers, reached_from
+from lowgrad.ir.walk import needed, producers
 
 
 def waiting(graph: Graph) -> Iterator[tuple[Node, list[Value]]]:
@@ -24,6 +24,7 @@ def waiting(graph: Graph) -> Iterator[tuple[Node, list[Value]]]:
             if number in maker and number.type.numel == 1:
                 readers.setdefault(number, {}).update(dict.fromkeys(large))
     for number, gradients in readers.items():
-        waits = [g for g in gradients if number in reached_from(graph.nodes, [g])]
+        behind = {v for n in needed(graph.nodes, [number]) for v in n.inputs}
+        waits = [g for g in gradients if g in behind]
         if len(waits) > 1:
             yield maker[number], waits

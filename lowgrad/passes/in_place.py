@@ -8,6 +8,7 @@ reduced, a row is one program's, which reads all that it needs of it before it w
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Node, Value
@@ -36,7 +37,7 @@ def _alone(node: Node) -> Graph:
 
 def reads_in_place(body: Graph, state: Value, output: Value) -> bool:
     """Whether each element of `state` is read only where the same element of `output` is made."""
-    flow = flow_of(body)
+    flow = _flow(body)
     if output not in flow.producer:
         return True  # handed through
     earlier = _before_columns(body, state, output)
@@ -71,6 +72,10 @@ def _before_columns(body: Graph, state: Value, output: Value) -> set[Node]:
     if output not in following or any(n.inputs[0] in of_state for n in columns):
         return set()
     return {n for n in body.nodes if following.isdisjoint(n.outputs)}
+
+
+# Asked for each pair of what a body reads and makes, one after the other.
+_flow = lru_cache(maxsize=8)(flow_of)
 
 
 class _Rows(NamedTuple):

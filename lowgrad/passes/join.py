@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.op import REGISTRY
-from lowgrad.ir.walk import body_of, in_order, users
+from lowgrad.ir.walk import body_of, in_order
 from lowgrad.passes.base import graph_pass
 from lowgrad.passes.cse import cse
 from lowgrad.passes.dataflow import Path, Role, flow_of
@@ -48,7 +48,7 @@ def _joined(graph: Graph, node: Node) -> Graph | None:
     largest = max(node.inputs, key=lambda v: v.type.nbytes, default=None)
     if largest is None or node not in graph.nodes:  # it may be the host of another by now
         return None
-    for host in users(graph)[largest]:
+    for host in [n for n in graph.nodes if largest in n.inputs]:
         if host is not node and _fits(node, host):
             both = _both(host, node)
             nodes = in_order(both if n is host else n for n in graph.nodes if n is not node)

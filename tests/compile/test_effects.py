@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import cProfile
+import gc
 
 import numpy as np
 import pytest
@@ -302,3 +304,13 @@ def test_a_step_is_recorded_under_a_profiler_which_goes_on():
 
     names = {entry.code for entry in profiler.getstats() if isinstance(entry.code, str)}
     assert any("sorted" in name for name in names)
+
+
+def test_the_garbage_collector_is_as_it_was_after_recording():
+    def faulty(x):
+        raise ValueError("no")
+
+    for step in (lowgrad.compile(lambda x: x + 1), lowgrad.compile(faulty)):
+        with contextlib.suppress(ValueError):
+            step(lowgrad.ones(2))
+        assert gc.isenabled()

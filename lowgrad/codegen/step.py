@@ -93,7 +93,7 @@ def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:
 
 def cross_compile_kernels(kernels: Iterable[Kernel], target: str) -> tuple[Binary, ...]:
     """A binary for each distinct kernel. `target`: "cuda:80", "cuda:90", "hip:gfx942", ..."""
-    from lowgrad.codegen.triton.compile import Job, cross_compile_many
+    from lowgrad.codegen.triton.compile import Job, compile_job
 
     jobs = []
     for kernel in distinct(kernels):
@@ -110,4 +110,4 @@ def cross_compile_kernels(kernels: Iterable[Kernel], target: str) -> tuple[Binar
                 num_stages=kernel.num_stages,
             )
         )
-    return tuple(cross_compile_many(jobs))
+    return tuple(map(compile_job, jobs))

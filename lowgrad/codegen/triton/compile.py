@@ -11,11 +11,9 @@ import os
 import re
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from lowgrad import config
 from lowgrad.codegen.triton.load import load, require_triton
@@ -119,26 +117,21 @@ def cross_compile(
     )
 
 
-def cross_compile_many(jobs: Sequence[Job], workers: int = 2) -> list[Binary]:
-    """Compile all jobs on `workers` threads; results in the jobs' order, first error raised."""
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        return list(pool.map(compile_job, jobs))
-
-
 def compile_job(job: Job) -> Binary:
     """`cross_compile` of one Job."""
     target = _gpu_target(job.target)
     kernel = load(job.source, job.name)
     _check_arguments(job, kernel.arg_names)
-    with language_lock.shared(), _session.entered() as noise:
-        start = _size(noise)
+    with language_lock:
         try:
-            compiled = _compile(job, kernel, target)
+            with _switches(), _stderr_in_a_file() as noise:
+                compiled = _compile(job, kernel, target)
         except Exception as error:
-            _session.failed = True
-            line = _first_useful_line(str(error), _text_since(noise, start))
+            line = _first_useful_line(str(error), noise.text)
             raise CompileError(f"{job.name}: does not compile for {job.target}: {line}") from error
-    return _binary(job, compiled)
+        # What others wrote to stderr meanwhile; after a failure a dump of the module is among it.
+        _write_stderr(noise.written)
+        return _binary(job, compiled)
 
 
 def _gpu_target(target: str) -> Any:
@@ -183,51 +176,6 @@ def _compile(job: Job, kernel: Any, target: Any) -> Any:
 # --- Triton's switches and its stderr ----------------------------------------------------------
 
 
-class _Session:
-    """While any kernel compiles: Triton's switches as we need them, and file 2 in a file.
-
-    Both belong to the process, so the first of overlapping compilations sets them and the last
-    puts them back. What others wrote to stderr meanwhile is passed on, unless a compilation failed:
-    then the compiler's dump of the whole module is among it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._stack = contextlib.ExitStack()
-        self._noise: IO[bytes] | None = None
-        self.failed = False
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[IO[bytes]]:
-        """Yields the file that stands in for stderr; a failed pass prints its reason only there."""
-        with self._lock:
-            if self._users == 0:
-                self._open()
-            self._users += 1
-            noise = self._noise
-            assert noise is not None, "opened by the first user"
-        try:
-            yield noise
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    passed_on = b"" if self.failed else _bytes_since(noise, 0)
-                    self._stack.close()
-                    _write_stderr(passed_on)
-
-    def _open(self) -> None:
-        self.failed = False
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_switches())
-            self._noise = stack.enter_context(_stderr_in_a_file())
-            self._stack = stack.pop_all()
-
-
-_session = _Session()
-
-
 @contextlib.contextmanager
 def _switches() -> Iterator[None]:
     from triton import knobs
@@ -241,29 +189,31 @@ def _switches() -> Iterator[None]:
         yield
 
 
+@dataclass
+class _Noise:
+    """What was written to file 2 while it was a file of ours; known when that is over."""
+
+    written: bytes = b""
+
+    @property
+    def text(self) -> str:
+        return self.written.decode(errors="replace")
+
+
 @contextlib.contextmanager
-def _stderr_in_a_file() -> Iterator[IO[bytes]]:
+def _stderr_in_a_file() -> Iterator[_Noise]:
+    """While a kernel compiles: a pass that fails prints its reason only to stderr."""
+    noise = _Noise()
     with tempfile.TemporaryFile() as file:
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield file
+            yield noise
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def _size(file: IO[bytes]) -> int:
-    return os.fstat(file.fileno()).st_size
-
-
-def _bytes_since(file: IO[bytes], start: int) -> bytes:
-    # pread, since reading would move the position that file 2 writes at.
-    return os.pread(file.fileno(), _size(file) - start, start)
-
-
-def _text_since(file: IO[bytes], start: int) -> str:
-    return _bytes_since(file, start).decode(errors="replace")
+            file.seek(0)
+            noise.written = file.read()
 
 
 def _write_stderr(text: bytes) -> None:

@@ -57,7 +57,7 @@ def interpret(
         name: builder.pointer(memory.pointer(position), array.dtype)
         for position, (name, array) in enumerate(arrays.items())
     }
-    with language_lock.exclusive():
+    with language_lock:
         scalars = {
             n: builder.scalar(_numpy_scalar(n, a))
             for n, a in zip(names, args, strict=True)

@@ -101,6 +101,26 @@ def test_an_update_that_makes_the_index_is_undone():
     assert place.tolist() == [2]
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_memory_for_the_results_changes_nothing(name, monkeypatch):
+    net, optimizer, step = trained(name)
+    t, y = lowgrad.randint(0, 12, (7,)), lowgrad.randint(0, 5, (7,))
+    step(t, y)
+    step(t, y)
+    before = everything(net, optimizer)
+
+    def none_left(*args, **kwargs):
+        raise MemoryError
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(np, "empty", none_left)
+        step(t, y)
+
+    for got, want in zip(everything(net, optimizer), before, strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert np.isfinite(float(step(t, y)))
+
+
 def test_an_interrupt_waits_until_the_step_is_whole(monkeypatch):
     net, optimizer, step = trained("adamw")
     t, y = lowgrad.tensor([1, 2]), lowgrad.tensor([0, 3])

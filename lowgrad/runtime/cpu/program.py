@@ -111,6 +111,7 @@ class _Builder:
         if self.graph.inputs:
             names = "".join(f"{self.names[v]}, " for v in self.graph.inputs)
             self.lines.append(f"({names}) = arrays")
+        self._make_results()
         for index, node in enumerate(self.graph.nodes):
             self._comment(node)
             self._node(index, node)
@@ -118,6 +119,21 @@ class _Builder:
         body = "\n".join(f"    {line}" for line in self.lines)
         source = f"def step(arrays):\n{body}\n"
         return Executable(source, self.globals, self.arena)
+
+    def _make_results(self) -> None:
+        """Before anything is written: where there is no memory for them, nothing has changed.
+
+        The system gives the pages when they are written.
+        """
+        for position, value in enumerate(self.graph.outputs):
+            if value in self.plan.results:
+                name = self.names[value]
+            elif position in self.plan.copied:
+                name = f"out{position}"
+            else:
+                continue
+            self.globals[f"new_{name}"] = _maker(value)
+            self.lines.append(f"{name} = new_{name}()")
 
     def _comment(self, node: Node) -> None:
         where = "" if node.loc is None else f"{node.loc.file}:{node.loc.line}"
@@ -138,10 +154,6 @@ class _Builder:
             if value in self.plan.offsets:
                 at = self.plan.offsets[value]
                 self._bind(value, self._at(at, value.type.shape, value.type.dtype.numpy))
-            elif value in self.plan.results:
-                name = self.names[value]
-                self.globals[f"new_{name}"] = _maker(value)
-                self.lines.append(f"{name} = new_{name}()")
         if self._is_view(node):
             self._view(node)
             return
@@ -216,7 +228,7 @@ class _Builder:
             name = self.names[value]
             if position in plan.copied:
                 # Before state is written: this may be old state.
-                self.lines.append(f"out{position} = {name}.copy()")
+                self.lines.append(f"copyto(out{position}, {name})")
                 name = f"out{position}"
             if taken is None:
                 results.append(name)

@@ -7,7 +7,6 @@ nobody needs the old one.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -184,10 +183,10 @@ def plan(graph: Graph, known: Known | None = None) -> Plan:
 
 
 def _results(graph: Graph, roots: Mapping[Value, Value]) -> frozenset[Value]:
-    """The outputs that some node makes for the caller alone."""
-    times = Counter(graph.outputs)
-    made = (v for i, v in enumerate(graph.outputs) if i not in graph.aliases and times[v] == 1)
-    return frozenset(v for v in made if roots[v] is v and v not in graph.inputs)
+    """The outputs that some node makes for the caller, and not for state."""
+    state = {graph.outputs[i] for i in graph.aliases}
+    made = (v for v in graph.outputs if v not in state and v not in graph.inputs)
+    return frozenset(v for v in made if roots[v] is v)
 
 
 def _copied(
@@ -202,7 +201,8 @@ def _copied(
     for position, value in enumerate(graph.outputs):
         taken = graph.aliases.get(position)
         if taken is None:
-            is_copied = value not in results
+            # The first to return a value has it, the others have copies.
+            is_copied = value not in results or graph.outputs.index(value) != position
         else:
             # Another input, whose own new value may be about to be written: swapped state.
             is_home = stored.get(value) is graph.inputs[taken]
@@ -228,8 +228,8 @@ def _returned(
             continue
         node = next((n for n in graph.nodes if value in n.outputs), None)
         name = value.hint if node is None else _name(value, node, updates)
-        start = first[value] if value in results else end
-        name = name if value in results else f"copy of {name}"
+        start = end if position in copied else first[value]
+        name = f"copy of {name}" if position in copied else name
         loc = None if node is None else node.loc
         found.append(Buffer(name, value.type, offset, value.type.nbytes, start, end, loc))
         offset += value.type.nbytes

@@ -69,11 +69,11 @@ def counted(make):
 
 
 def returning():
-    """A step that returns what it makes, a view of it, an argument, and old state."""
+    """A step that returns what it makes twice, a view of it, an argument, and old state."""
     b = Builder()
     x, w = b.input(SQUARE, "x"), b.input(SQUARE, "w")
     y = x.call("matmul", w).call("exp")
-    outputs = (y, y.call("permute", dims=(1, 0)), x, w, w * 2.0, y.call("sum", dims=(0,)))
+    outputs = (y, y.call("permute", dims=(1, 0)), x, w, w * 2.0, y, y.call("sum", dims=(0,)))
     return b.graph(tuple(t.value for t in outputs), {4: 1})
 
 

@@ -126,10 +126,10 @@ class _Builder:
         The system gives the pages when they are written.
         """
         for position, value in enumerate(self.graph.outputs):
-            if value in self.plan.results:
-                name = self.names[value]
-            elif position in self.plan.copied:
+            if position in self.plan.copied:
                 name = f"out{position}"
+            elif value in self.plan.results:
+                name = self.names[value]
             else:
                 continue
             self.globals[f"new_{name}"] = _maker(value)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.types import Shape
-from lowgrad.ir.walk import reached_from
+from lowgrad.ir.walk import body_of, reached_from
 from lowgrad.passes.dataflow import Edge, Path, Role, flow_of
 
 
@@ -23,16 +23,10 @@ def may_overwrite(node: Node, state: Value, output: Value) -> bool:
         return False
     if state not in node.inputs:
         return True
-    if node.op.name != "fused":
-        return reads_in_place(_alone(node), state, output)
-    body: Graph = node.attrs["body"]
-    inner = dict(zip(node.inputs, body.inputs, strict=True))
+    body = body_of(node)
+    inner = dict(zip(dict.fromkeys(node.inputs), body.inputs, strict=True))
     results = dict(zip(node.outputs, body.outputs, strict=True))
     return reads_in_place(body, inner[state], results[output])
-
-
-def _alone(node: Node) -> Graph:
-    return Graph(tuple(dict.fromkeys(node.inputs)), (node,), node.outputs)
 
 
 def reads_in_place(body: Graph, state: Value, output: Value) -> bool:
@@ -42,6 +36,14 @@ def reads_in_place(body: Graph, state: Value, output: Value) -> bool:
         return True  # handed through
     earlier = _before_columns(body, state, output)
     rows = _rows(body)
+    # What is made of the state must stay where it is, too: (2 * x).T is not to be stored over x.
+    made = reached_from(body.nodes, [state]) - {state}
+    for index, edges in enumerate(flow.edges):
+        for edge in () if body.nodes[index] in earlier else edges:
+            role = flow.role[index]
+            stays = _same_row(role, edge, rows) if rows else _same_lane(role, edge.path)
+            if edge.source in made and not stays:
+                return False
     if rows is not None and output.type.numel == math.prod(rows.shape):
         return all(
             _same_row(flow.role[index], edge, rows)
@@ -63,6 +65,8 @@ def _before_columns(body: Graph, state: Value, output: Value) -> set[Node]:
     In a region that reduces rows and sums columns those are all that do not follow from the sums,
     unless the sums themselves are of what is read from `state`.
     """
+    if any(n.op.family == "contraction" for n in body.nodes):
+        return set()  # its sums are of operands, and no other program waits for them
     reductions = [n for n in body.nodes if _reduces(n)]
     if len({n.attrs["dims"] for n in reductions}) < 2:
         return set()
@@ -101,6 +105,9 @@ def _same_row(role: Role, edge: Edge, rows: _Rows) -> bool:
     """Whether what is read is of the reader's own row: the element at its place, all, or any."""
     if role in (Role.VIEW, Role.CREATE):
         return True
+    if edge.path is Path.EXPAND:
+        reduced = tuple(1 if d in rows.dims else n for d, n in enumerate(rows.shape))
+        return edge.low == reduced and edge.high == rows.shape and reduced != rows.shape
     if edge.path is Path.GATHER:
         return role is Role.POINTWISE and edge.low == rows.dims and edge.high == rows.shape
     return edge.path is Path.FLAT and role in (Role.POINTWISE, Role.REDUCTION, Role.RESHAPE)

@@ -30,6 +30,11 @@ PROGRAMS = {
     "flipped": (lambda x, w: x.call("flip", dims=(1,)) * 2.0, False),
     "transposed": (lambda x, w: x + x.call("permute", dims=(1, 0)), False),
     "operand of the product": (lambda x, w: x.call("matmul", w) + x, False),
+    "computed, then transposed": (lambda x, w: (x * 2.0).call("permute", dims=(1, 0)), False),
+    "computed, then flipped, in rows": (
+        lambda x, w: (x - spread_sum(x)).call("flip", dims=(0,)) * spread_sum(w),
+        False,
+    ),
     "whole rows": (lambda x, w: x - spread_sum(x), True),
     "whole rows and one of each": (lambda x, w: x - spread_sum(x) * spread_pick(x, w), True),
     "whole rows and other rows": (

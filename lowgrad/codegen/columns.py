@@ -16,18 +16,19 @@ from lowgrad.codegen.rows import (
     Space,
     Tile2,
     accumulated_in,
+    partial_of,
     rows,
     space_of,
     tile_of,
+    with_partials,
 )
 from lowgrad.codegen.tiling import Tiling, ceil_div
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import Index, as_index
-from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.places import element
 from lowgrad.ir.tile import Tile
-from lowgrad.ir.types import TensorType, bool_
+from lowgrad.ir.types import bool_
 from lowgrad.ir.walk import needed, reached_from
 
 
@@ -103,31 +104,15 @@ def _together(
     pieces: _Pieces,
     tiling: Tiling,
 ) -> tuple[Kernel, ...]:
-    cols = pieces.space.cols
-    partials = []
-    for number, node in enumerate(sums):
-        dtype = accumulated_in(node.inputs[0].type.dtype)
-        type_ = TensorType((pieces.count, cols), dtype)
-        value = Value(type_, f"{node.op.name}_pieces")
-        partials.append(Param(f"pieces{number}_ptr", type_, "scratch", value))
+    shape = (pieces.count, pieces.space.cols)
+    partials = tuple(partial_of(n, f"pieces{i}_ptr", shape) for i, n in enumerate(sums))
     wanted = (*(v for v, _ in by_row.outputs), *(n.output for n in sums))
     first = replace(region, nodes=tuple(needed(region.nodes, wanted)), outputs=by_row.outputs)
-    kernel = _Writer(first, pieces, sums, tuple(partials)).kernel()
-    return (kernel, *rows(_summed(by_column, sums, tuple(partials)), tiling))
-
-
-def _summed(region: Region, sums: tuple[Node, ...], partials: tuple[Param, ...]) -> Region:
-    """`region` with sums of what the programs found in place of the sums of columns."""
-    replaced: dict[Node, tuple[Node, Node]] = {}
-    for node, param in zip(sums, partials, strict=True):
-        total = Value(param.type.with_shape((1, param.type.shape[1])), node.output.hint)
-        again = Node(node.op, (param.value,), {"dims": (0,)}, (total,), node.loc)
-        shape = {"shape": node.output.type.shape}
-        replaced[node] = (again, Node(REGISTRY["reshape"], (total,), shape, node.outputs, node.loc))
-    nodes = tuple(m for n in region.nodes for m in replaced.get(n, (n,)))
-    inputs = {**region.inputs, **{p.value: p for p in partials}}
-    wanted = needed(nodes, (v for v, _ in region.outputs))
-    return replace(region, nodes=tuple(wanted), inputs=inputs)
+    rest = with_partials(by_column, sums, partials, dim=0)
+    return (
+        _Writer(first, pieces, sums, partials).kernel(),
+        *rows(_only(rest, rest.outputs), tiling),
+    )
 
 
 class _Writer(RowsWriter):

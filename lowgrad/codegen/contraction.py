@@ -26,6 +26,7 @@ from lowgrad.ir.index import Index, flatten, unflatten
 from lowgrad.ir.places import summed_operand
 from lowgrad.ir.tile import Tile
 from lowgrad.ir.types import Shape
+from lowgrad.ir.walk import reached_from
 
 # Rows of tiles that programs go through together.
 GROUP = 8
@@ -95,11 +96,9 @@ class _Contraction:
         self.operands = Operands(self.body, self.reader, region.producers, tile.fn)
         self.dtype = node.inputs[0].type.dtype
         self.sums = _sums(region, node)
-        self.of_sums: dict[Value, Node] = {total.output: total for total in self.sums}
-        for inner in region.nodes:
-            behind = [self.of_sums[v] for v in inner.inputs if v in self.of_sums]
-            if behind:
-                self.of_sums.update(dict.fromkeys(inner.outputs, behind[0]))
+        self.of_sums = {
+            v: total for total in self.sums for v in reached_from(region.nodes, [total.output])
+        }
 
     def kernel(self) -> Kernel:
         """The kernel: which tile, the product's loop, stores."""

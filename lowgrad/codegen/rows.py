@@ -445,17 +445,19 @@ def _split(region: Region, space: Space, tile: Tile2, tiling: Tiling) -> tuple[K
     chunk = ceil_div(ceil_div(space.cols, tile.cols), wanted) * tile.cols
     pieces = ceil_div(space.cols, chunk)
     partials = tuple(
-        _partial(n, f"pieces{i}_ptr", space.rows, pieces) for i, n in enumerate(space.reductions)
+        partial_of(n, f"pieces{i}_ptr", (space.rows, pieces))
+        for i, n in enumerate(space.reductions)
     )
     tile = replace(tile, pieces=pieces, chunk=chunk, is_looped=chunk > tile.cols)
     first = RowsWriter(region, space, tile, partials).kernel()
-    rest = _with_partials(region, space, partials)
+    rest = with_partials(region, space.reductions, partials, dim=1)
     return (first, *rows(rest, replace(tiling, split=space.rows * pieces)))
 
 
-def _partial(node: Node, name: str, n_rows: int, pieces: int) -> Param:
+def partial_of(node: Node, name: str, shape: Shape) -> Param:
+    """What programs find of a reduction's results, to be reduced once more along one dim."""
     dtype = accumulated_in(node.inputs[0].type.dtype)
-    type_ = TensorType((n_rows, pieces), dtype)
+    type_ = TensorType(shape, dtype)
     return Param(name, type_, "scratch", Value(type_, f"{node.op.name}_pieces"))
 
 
@@ -463,12 +465,15 @@ def accumulated_in(dtype: DType) -> DType:
     return float32 if dtype.is_low_precision else dtype
 
 
-def _with_partials(region: Region, space: Space, partials: tuple[Param, ...]) -> Region:
-    """`region` with the reductions' operands replaced by what is left of them."""
+def with_partials(
+    region: Region, reductions: tuple[Node, ...], partials: tuple[Param, ...], dim: int
+) -> Region:
+    """`region` with the reductions' operands replaced by what is left of them, along `dim`."""
     replaced: dict[Node, tuple[Node, Node]] = {}
-    for node, param in zip(space.reductions, partials, strict=True):
-        total = Value(param.type.with_shape((space.rows, 1)), node.output.hint)
-        again = Node(node.op, (param.value,), {"dims": (1,)}, (total,), node.loc)
+    for node, param in zip(reductions, partials, strict=True):
+        left = tuple(1 if d == dim else n for d, n in enumerate(param.type.shape))
+        total = Value(param.type.with_shape(left), node.output.hint)
+        again = Node(node.op, (param.value,), {"dims": (dim,)}, (total,), node.loc)
         shape = {"shape": node.output.type.shape}
         replaced[node] = (again, Node(REGISTRY["reshape"], (total,), shape, node.outputs, node.loc))
     nodes = tuple(m for n in region.nodes for m in replaced.get(n, (n,)))

@@ -60,8 +60,11 @@ def reached_from(nodes: Iterable[Node], values: Iterable[Value]) -> set[Value]:
 
 
 def body_of(node: Node) -> Graph:
-    """The region's body; of a single op, a body with that op alone, whose inputs are distinct."""
-    if "body" in node.attrs:
+    """The region's body; of any other node, a body with that alone, whose inputs are distinct.
+
+    A row loop is such a node: its body is not what it does at once.
+    """
+    if node.op.name == "fused":
         body: Graph = node.attrs["body"]
         return body
     inner = {v: Value(v.type, v.hint) for v in dict.fromkeys(node.inputs)}

@@ -106,13 +106,11 @@ def share_columns(traffic: Traffic) -> None:
     """Merge sums down columns into a kernel that goes through the same rows: a norm's gradients."""
     for group in traffic.grouping.parts.in_order():
         if _only_sums(traffic, group):
-            merged = _with_its_rows(traffic, group)
-            if merged is not None:
-                traffic.follow(*merged)
+            _join_rows(traffic, group)
 
 
-def _with_its_rows(traffic: Traffic, columns: int) -> tuple[int | None, int, int] | None:
-    """(the merged group, the rows' kernel, `columns`), for the one with most to read once."""
+def _join_rows(traffic: Traffic, columns: int) -> None:
+    """Merge `columns` into the kernel of rows with which it has most to read once, if any."""
     grouping = traffic.grouping
     of_columns = grouping.summary[columns]
     shared: dict[int, int] = {}
@@ -124,8 +122,8 @@ def _with_its_rows(traffic: Traffic, columns: int) -> tuple[int | None, int, int
         if crosses and _are_apart(traffic, rows, columns, written_last=True):
             merged = grouping.force_merge(rows, columns, grouping.summary[rows])
             if merged is not None:
-                return merged, rows, columns
-    return None
+                traffic.follow(merged, rows, columns)
+                return
 
 
 def _crosses(rows: Summary, columns: Summary) -> bool:

@@ -1,9 +1,9 @@
 """One lock for all that goes through Triton in this process: one kernel at a time.
 
 Triton's interpreter replaces functions of `triton.language` while a kernel runs, and its compiler
-reads the same functions. Nor may two compilations overlap: Python's `ast` (3.11) counts its depth
-for all threads together, and Triton's switches are environment variables, which a thread that
-starts a program (ptxas) reads while another one sets them. Both failed once in some hundreds.
+reads the same functions. Nor do two compilations overlap: on two threads some hundreds of them gave
+one that failed, in Python's `ast` (3.11), in starting cuobjdump, or in the compiler. Probably what
+is shared is the depth that `ast` counts, and the environment that holds Triton's switches.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgrad import dispatch
+from lowgrad import devices, dispatch
 from lowgrad.errors import AutogradError, ShapeError
 from lowgrad.ir.op import REGISTRY
 from lowgrad.tape import Ref
@@ -157,7 +157,7 @@ def _seed(what: str, root: Tensor, gradient: Tensor | None) -> Ref:
 
 
 def _constant_like(ref: Ref, value: float) -> Ref:
-    with dispatch.grad_mode(False):
+    with dispatch.grad_mode(False), dispatch.beside(ref):
         attrs = {"shape": ref.type.shape, "dtype": ref.type.dtype, "value": value}
         (made,) = dispatch.apply(REGISTRY["full"], (), attrs)
     return made
@@ -172,8 +172,7 @@ def _accumulate(tensor: Tensor, gradient: Ref, create_graph: bool) -> None:
             return
     if gradient.array is not None:
         # A gradient may be a broadcast or a view of a value that others share.
-        # (np.ascontiguousarray would make a 0-d one 1-d.)
-        gradient.array = np.asarray(gradient.array, order="C")
+        gradient.array = devices.row_major(gradient.array)
     tensor._set_gradient(wrap(gradient))
 
 

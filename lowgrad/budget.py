@@ -21,7 +21,7 @@ from lowgrad.passes.order import highest
 from lowgrad.passes.pipeline import SIMPLIFY, OnPass, again, lower, run_passes
 from lowgrad.passes.remat import droppable
 from lowgrad.passes.trades import NOTHING, Trades
-from lowgrad.runtime.memory import Known, Plan, human
+from lowgrad.runtime.memory import HOST, Known, Machine, Plan, human
 from lowgrad.runtime.memory import plan as plan_memory
 
 # The mild preference: what a trade must save of the peak, and may cost of the modelled time.
@@ -63,11 +63,12 @@ class Candidate:
 
     base: Candidate | None = None
     temporaries: Known | None = None
+    machine: Machine = HOST
 
     @cached_property
     def plan(self) -> Plan:
         """Where everything lies."""
-        return plan_memory(self.graph, self.temporaries)
+        return plan_memory(self.graph, self.temporaries, self.machine)
 
     @cached_property
     def described(self) -> Plan:
@@ -94,8 +95,15 @@ class Candidate:
 class Search:
     """Plans of one step. `simplified` is where they part; `on_pass` sees the passes up to there."""
 
-    def __init__(self, graph: Graph, *, fuse: bool, on_pass: OnPass | None = None) -> None:
-        self.fuse = fuse
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        fuse: bool,
+        on_pass: OnPass | None = None,
+        machine: Machine = HOST,
+    ) -> None:
+        self.fuse, self.machine = fuse, machine
         self.shared = run_passes(SIMPLIFY, graph, on_pass=on_pass)
         self.simplified = next(reversed(self.shared.values()))
         self._made: dict[Trades, Candidate] = {}
@@ -117,7 +125,8 @@ class Search:
             before = self.candidate(replace(trades, remat=0.0))
             start, graphs, steps = before.graph, dict(before.graphs), again(trades)
         graphs |= {k: g for k, g in run_passes(steps, start).items() if k != "trace"}
-        return Candidate(trades, graphs, self._made.get(NOTHING), self._temporaries)
+        base = self._made.get(NOTHING)
+        return Candidate(trades, graphs, base, self._temporaries, self.machine)
 
     def best(self, budget: int | None) -> Candidate:
         """The plan to run. Raises OutOfMemory if none obeys the budget."""

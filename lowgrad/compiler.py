@@ -8,36 +8,40 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lowgrad import devices
 from lowgrad.budget import Search
 from lowgrad.errors import ArgumentError
 from lowgrad.explain import Explanation, explain
 from lowgrad.ir.graph import Graph
-from lowgrad.ir.op import Array
 from lowgrad.passes.base import Pass
 from lowgrad.passes.pipeline import lower
 from lowgrad.passes.trades import Trades
+from lowgrad.runtime.cuda import gpu as gpus
+from lowgrad.runtime.memory import HOST
 
 if TYPE_CHECKING:
     from lowgrad.codegen.lower import Launch
-    from lowgrad.runtime.memory import Plan
+    from lowgrad.codegen.tiling import Tiling
+    from lowgrad.runtime.memory import Machine, Plan
 
-DEVICES = ("cpu", "interpret")
-
+# What a step is planned for whose GPU is not there and not named.
+DEFAULT_TARGET = "cuda:90"
 
 class Runs(Protocol):
     """An executable: arrays in, arrays out; aliased inputs are updated in place."""
 
-    def __call__(self, arrays: Sequence[Array]) -> list[Array]: ...
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]: ...
 
 
 @dataclass(frozen=True)
 class Options:
     """How to compile. `memory` is the budget of `plan.peak_bytes`, None for none.
 
+    device: "cpu", "interpret", "cuda:0"; None, until a step is recorded, for where its tensors are.
     trades: what to trade for memory, instead of a search.
     """
 
-    device: str = "cpu"
+    device: str | None = None
     target: str | None = None
     memory: int | None = None
     fuse: bool = True
@@ -75,7 +79,10 @@ class Compiled:
         self.options = options
         self.pass_ms: dict[str, float] = {}
         self._clock = time.perf_counter()
-        search = Search(graph, fuse=options.fuse, on_pass=self._note_pass)
+        self.machine = machine_of(options)
+        search = Search(
+            graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine
+        )
         if options.trades is not None:
             self._chosen = search.candidate(options.trades)
         else:
@@ -109,7 +116,15 @@ class Compiled:
         from lowgrad.codegen.alike import alike
         from lowgrad.codegen.lower import launches
 
-        return tuple(alike(launches(self.graph)))
+        return tuple(alike(launches(self.graph, self.tiling)))
+
+    @property
+    def tiling(self) -> Tiling:
+        """The sizes of blocks that kernels are lowered with."""
+        from lowgrad.codegen.cuda.machine import GpuMachine
+        from lowgrad.codegen.tiling import DEFAULT
+
+        return self.machine.tiling if isinstance(self.machine, GpuMachine) else DEFAULT
 
     @property
     def cost(self) -> Cost:
@@ -144,6 +159,8 @@ class Compiled:
             from lowgrad.codegen.step import KernelExecutable
 
             made: Runs = KernelExecutable(self.graph)
+        elif is_gpu(self.options.device):
+            made = self._on_gpu()
         else:
             from lowgrad.runtime.cpu.program import build
 
@@ -151,9 +168,34 @@ class Compiled:
         self.pass_ms["executable"] = (time.perf_counter() - started) * 1e3
         return made
 
+    def _on_gpu(self) -> Runs:
+        from lowgrad.codegen.cuda.executable import CudaExecutable
+        from lowgrad.codegen.cuda.machine import GpuMachine
+
+        gpu = devices.gpu_of(self.options.device)
+        assert gpu is not None, "the device is a GPU"
+        assert isinstance(self.machine, GpuMachine), "a GPU's step is planned for one"
+        return CudaExecutable(self.graph, self.plan, self.machine, gpu)
+
     def __repr__(self) -> str:
         final = self.graph
         return f"<Compiled {final.name}: {len(final.nodes)} nodes, {self.plan.peak_bytes} bytes>"
+
+
+def is_gpu(device: str | None) -> bool:
+    """Whether a device's name is a GPU's."""
+    return device is not None and device.startswith("cuda")
+
+
+def machine_of(options: Options) -> Machine:
+    """What a step with these options is planned for: its own GPU, `target`, or the CPU."""
+    if not is_gpu(options.device):
+        return HOST
+    from lowgrad.codegen.cuda.machine import GpuMachine, tiling_for
+
+    gpu = devices.gpu_of(options.device) if gpus.count() else None
+    target = options.target if gpu is None else gpu.target
+    return GpuMachine(tiling_for(target or DEFAULT_TARGET))
 
 
 def _forward_only(graph: Graph, nodes: int) -> Graph:

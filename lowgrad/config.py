@@ -7,6 +7,7 @@
 | LOWGRAD_THREADS   | threads for NumPy kernels on the CPU               | the library's own       |
 | LOWGRAD_TRACEBACK | `short` hides lowgrad's own frames, `full` doesn't | short                   |
 | LOWGRAD_LOG       | `debug`, `info`, `warning` or `error`              | warning                 |
+| LOWGRAD_SYNC      | `1` waits for each GPU kernel and names what fails | 0                       |
 
 To add a setting: a field of `Settings`, a line of `read`, a row above.
 """
@@ -43,6 +44,7 @@ class Settings:
     threads: int | None
     traceback: str
     log: str
+    sync: bool = False
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -57,6 +59,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         threads=_threads(environ.get("LOWGRAD_THREADS", "")),
         traceback=_choice(environ, "LOWGRAD_TRACEBACK", TRACEBACKS, default="short"),
         log=_choice(environ, "LOWGRAD_LOG", LOG_LEVELS, default="warning"),
+        sync=_choice(environ, "LOWGRAD_SYNC", ("0", "1"), default="0") == "1",
     )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
+from lowgrad import devices
 from lowgrad.errors import CompileError, short_path, user_frame
 from lowgrad.ir.build import Builder
 from lowgrad.ir.graph import Graph, Location, Value
@@ -19,7 +20,11 @@ from lowgrad.ir.op import Op, evaluate, outputs_of
 from lowgrad.ir.types import TensorType, float64, int64
 from lowgrad.ir.walk import needed
 from lowgrad.passes.autodiff import gradients
+from lowgrad.runtime.cuda.array import DeviceArray
 from lowgrad.tape import Ref, Step, already_freed, differentiate, tape_of
+
+if TYPE_CHECKING:
+    from lowgrad.runtime.cuda.gpu import Gpu
 
 Attrs = Mapping[str, Any]
 
@@ -27,6 +32,7 @@ Attrs = Mapping[str, Any]
 class _State(threading.local):
     recorder: Recorder | None = None
     grad_enabled: bool = True
+    place: Gpu | None = None  # where what is made of nothing belongs; None is the CPU
 
 
 _state = _State()
@@ -70,18 +76,76 @@ def apply(op: Op, refs: tuple[Ref, ...], attrs: Attrs) -> tuple[Ref, ...]:
         return _state.recorder.apply(op, refs, attrs)
     types = _infer(op, refs, attrs)
     arrays = tuple([r.array for r in refs])
-    made = tuple(
-        [
-            Ref(t, a)
-            for t, a in zip(types, evaluate(op, arrays, attrs, types), strict=True)  # type: ignore[arg-type]
-        ]
-    )
+    if _has_gpu(arrays) or _state.place is not None:
+        results = devices.evaluate(op, arrays, attrs, types, _state.place)
+    else:
+        results = evaluate(op, arrays, attrs, types)  # type: ignore[arg-type]
+    made = tuple([Ref(t, a) for t, a in zip(types, results, strict=True)])
     if _state.grad_enabled:
         for ref in refs:
             if ref.tracked:
                 Step(op, refs, attrs, made)
                 break
     return made
+
+
+def _has_gpu(arrays: tuple[Any, ...]) -> bool:
+    for array in arrays:  # noqa: SIM110  (any() takes three times as long)
+        if array.__class__ is DeviceArray:
+            return True
+    return False
+
+
+@contextmanager
+def placed(place: Gpu | None) -> Iterator[None]:
+    """Inside, what is made of nothing (constants, random numbers) is made on that GPU.
+
+    None is the CPU. While recording it is the step's device, whatever is asked for.
+    """
+    before, _state.place = _state.place, place
+    try:
+        yield
+    finally:
+        _state.place = before
+
+
+def default_place() -> Gpu | None:
+    """Where what is made of nothing belongs now."""
+    return _state.place
+
+
+def beside(ref: Ref) -> AbstractContextManager[None]:
+    """Inside, what is made of nothing is made where `ref` is."""
+    return placed(devices.place(ref.array))
+
+
+@contextmanager
+def made_on(device: Any, like: Ref | None = None) -> Iterator[None]:
+    """Inside, what is made of nothing is made on `device`, if None beside `like`, if any.
+
+    Raises CompileError for another device than the step's while one is recorded.
+    """
+    if device is None:
+        with _same_place() if like is None else beside(like):
+            yield
+        return
+    if _state.recorder is not None:
+        _state.recorder.check_device(device)
+        yield
+        return
+    with placed(devices.gpu_of(device)):
+        yield
+
+
+def _same_place() -> AbstractContextManager[None]:
+    return placed(_state.place)
+
+
+def place_of(ref: Ref) -> Gpu | None:
+    """The GPU that a value is on, None for the CPU; of what is being recorded, the step's."""
+    if _state.recorder is not None:
+        return _state.recorder.place
+    return devices.place(ref.array)
 
 
 def _infer(op: Op, refs: tuple[Ref, ...], attrs: Attrs) -> tuple[TensorType, ...]:
@@ -118,9 +182,10 @@ def leaves_of(roots: Sequence[Ref]) -> list[Ref]:
 def replay(graph: Graph, refs: Sequence[Ref]) -> tuple[Ref, ...]:
     """Apply a small graph, node by node, to `refs`."""
     env = dict(zip(graph.inputs, refs, strict=True))
-    for node in graph.nodes:
-        made = apply(node.op, tuple([env[v] for v in node.inputs]), node.attrs)
-        env.update(zip(node.outputs, made, strict=True))
+    with placed(devices.common([r.array for r in refs])):
+        for node in graph.nodes:
+            made = apply(node.op, tuple([env[v] for v in node.inputs]), node.attrs)
+            env.update(zip(node.outputs, made, strict=True))
     return tuple(env[v] for v in graph.outputs)
 
 
@@ -138,13 +203,14 @@ def gradients_of(
             return _state.recorder.gradients(
                 roots, seeds, wrt, tracked=create_graph, retain=retain or create_graph
             )
-        return differentiate(
-            roots,
-            seeds,
-            wrt,
-            lambda node, refs: apply(node.op, refs, node.attrs),
-            retain=retain or create_graph,
-        )
+        with placed(devices.common([r.array for r in roots])):
+            return differentiate(
+                roots,
+                seeds,
+                wrt,
+                lambda node, refs: apply(node.op, refs, node.attrs),
+                retain=retain or create_graph,
+            )
 
 
 # What optimizers and random functions need to be recordable -----------------------------------
@@ -221,7 +287,8 @@ class Recorder:
     the host knows (learning rate, random key); `updates` are host changes to repeat per replay.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Gpu | None = None) -> None:
+        self.place = place  # where the step will run; None is the CPU
         self.builder = Builder(locate)
         self.captured: dict[Ref, Value] = {}
         self.reads: list[tuple[Value, Callable[[], Any]]] = []
@@ -240,6 +307,18 @@ class Recorder:
         self._flows: set[Value] = set()  # values that gradients flow through
         self._scalars: dict[Any, Ref] = {}
         self._keys: dict[int, list[Any]] = {}  # generator id -> [generator, key ref, draws]
+
+    def check_device(self, device: Any) -> None:
+        """Raise CompileError unless `device` is where the step will run."""
+        kind, index = devices.parsed(device)
+        here = "cpu" if self.place is None else "cuda"
+        if kind != here or (self.place is not None and index not in (None, self.place.index)):
+            own = "the CPU" if self.place is None else f"cuda:{self.place.index}"
+            raise CompileError(
+                f'device "{device}" is asked for inside a step that runs on {own}; '
+                "a step runs on one device",
+                fix="move tensors between devices outside of the step",
+            )
 
     def apply(self, op: Op, refs: tuple[Ref, ...], attrs: Attrs) -> tuple[Ref, ...]:
         """Append a node."""

@@ -43,9 +43,11 @@ __all__ = [
     "CompileWarning",
     "DTypeError",
     "DeviceError",
+    "DeviceFault",
     "IRParseError",
     "IndexOutOfRange",
     "KernelCheckError",
+    "LaunchError",
     "LowgradError",
     "MissingDependencyError",
     "OutOfMemory",
@@ -243,6 +245,23 @@ class DeviceError(LowgradError, RuntimeError):
     Example: `model.to("cuda")` on a machine without a GPU; `x_cpu + w_cuda`.
     Fix: `lowgrad env` lists the devices; move the data with `x.to(w.device)`. lowgrad never copies
     between devices by itself: a hidden copy a step is the slowdown nobody finds.
+    """
+
+
+class LaunchError(DeviceError):
+    """A kernel could not be started on the GPU. Nothing ran, and the state is as before the step.
+
+    Example: a kernel compiled for sm_90 asks for 200 KiB of shared memory on a GPU with 100.
+    Fix: the message names the kernel and what it asked for; compile for the GPU that is there.
+    """
+
+
+class DeviceFault(DeviceError):
+    """A kernel failed while it ran: an illegal address, an assertion, a time limit.
+
+    The driver gives the GPU's context up with it: every later call fails, and what was on the GPU
+    is lost. Example: memory that another library freed is read through `from_dlpack`.
+    Fix: start the process again, with LOWGRAD_SYNC=1 to name the kernel that fails.
     """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lowgrad import devices
 from lowgrad.compiler import Compiled, Options
 from lowgrad.ir.build import Builder, Tracer
 from lowgrad.ir.graph import Graph
@@ -43,8 +44,7 @@ class GraphOp(Op):
         """Run the compiled graph."""
         if self._compiled is None:
             self._compiled = Compiled(self.graph, len(self.graph.nodes), self._options)
-        contiguous = [a if a.flags.c_contiguous else a.copy() for a in arrays]
-        return tuple(self._compiled.executable(contiguous))
+        return tuple(self._compiled.executable([devices.row_major(a) for a in arrays]))
 
     def vjp(self, g: Any, out: Any, *inputs: Tracer) -> tuple[Tracer | None, ...]:
         """The gradients of the inputs that have any, by one op."""

@@ -19,12 +19,18 @@ DIGITS = 4
 PREFIX = "tensor("
 
 
-def tensor_text(array: Array | None, type_: TensorType, leaf: bool, step: Step | None) -> str:
-    """`tensor([[1., 2.]], requires_grad=True)`; a recorded tensor prints its type only."""
+def tensor_text(
+    array: Array | None, type_: TensorType, leaf: bool, step: Step | None, where: str = ""
+) -> str:
+    """`tensor([[1., 2.]], requires_grad=True)`; a recorded tensor prints its type only.
+
+    where: the device, if it is worth a note.
+    """
     if array is None:
         return f"tensor(<recorded>, {type_})"
     text = PREFIX + _body(array.astype(type_.dtype.wide, copy=False))
-    return _with_notes(text, _notes(type_, leaf, step))
+    notes = [f"device='{where}'"] if where else []
+    return _with_notes(text, notes + _notes(type_, leaf, step))
 
 
 def _notes(type_: TensorType, leaf: bool, step: Step | None) -> list[str]:

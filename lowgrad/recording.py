@@ -117,10 +117,14 @@ def record(
     *,
     name: str,
     keep_gradients: bool,
+    place: Any = None,
 ) -> Recording:
-    """Run `function` once on recorded tensors. Raises CompileError for what a replay would miss."""
+    """Run `function` once on recorded tensors. Raises CompileError for what a replay would miss.
+
+    place: the GPU that the step will run on, None for the CPU.
+    """
     positions = {id(t): i for i, t in enumerate(found.tensors)}
-    active = Recorder()
+    active = Recorder(place)
     origin = _origins(found, active)
     outer_profile = sys.getprofile()
     try:

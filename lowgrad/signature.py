@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from lowgrad import devices
 from lowgrad.errors import CompileError, is_library_file
 from lowgrad.generator import Generator
 from lowgrad.ir.types import DType
@@ -173,7 +174,9 @@ class Walker:
         ref = tensor._ref
         # Tensors that share a value are one input, so which do is part of the signature.
         shared = self._shared.setdefault(id(ref), len(self._shared))
-        self._add(("tensor", ref.type, tensor._leaf_requires_grad, ref.tracked, shared), path)
+        where = devices.name_of(ref.array)
+        leaf = tensor._leaf_requires_grad
+        self._add(("tensor", ref.type, leaf, ref.tracked, shared, where), path)
         self.found.tensors.append(tensor)
         self.found.names.append(path)
         self._paths[id(tensor)] = path

@@ -23,7 +23,8 @@ _order = itertools.count()
 
 
 class Ref:
-    """One immutable value. `array` is None while it exists only in a recorded graph.
+    """One immutable value. `array` is None while it exists only in a recorded graph; else NumPy's
+    or, on a GPU, a DeviceArray.
 
     `step` is the tape entry that made it (None for leaves), `tracked` whether gradients flow
     through it, `leaf` refers weakly to the tensor that accumulates its gradient.
@@ -34,7 +35,7 @@ class Ref:
     def __init__(
         self,
         type_: TensorType,
-        array: Array | None = None,
+        array: Any = None,
         value: Value | None = None,
         tracked: bool = False,
     ) -> None:

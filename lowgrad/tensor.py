@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 import lowgrad.ops  # noqa: F401  (fills the registry)
-from lowgrad import dispatch
+from lowgrad import devices, dispatch
+from lowgrad.devices import AnyArray
 from lowgrad.errors import (
     AliasError,
     AutogradError,
@@ -53,37 +54,47 @@ class Size(tuple[int, ...]):
 
 
 class device:  # noqa: N801  (PyTorch's name)
-    """Where a tensor lives: `device("cpu")`."""
+    """Where a tensor lives: `device("cpu")`, `device("cuda")`, `device("cuda", 1)`, `device(1)`.
 
-    __slots__ = ("index", "type")
+    Naming one does not need it to be there. As a context manager it is where new tensors are made.
+    """
+
+    __slots__ = ("_entered", "index", "type")
 
     type: str
     index: int | None
 
-    def __init__(self, name: Any = "cpu") -> None:
-        kind = str(name).partition(":")[0]
-        if kind not in ("cpu", "cuda", "interpret"):
-            raise DeviceError(f'device: "{name}" is not known', fix='use "cpu"')
-        if kind == "cuda":
-            raise DeviceError(
-                "device: this version of lowgrad runs on the CPU; tensors cannot live on cuda",
-                fix='use "cpu"; c.cross_compile("cuda:90") compiles the kernels without a GPU',
-            )
-        self.type = kind
-        self.index = None
+    def __init__(self, name: Any = "cpu", index: int | None = None) -> None:
+        self.type, found = devices.parsed(name)
+        self.index = found if index is None else index
+        self._entered: list[Any] = []
+
+    def __enter__(self) -> device:
+        context = dispatch.placed(devices.gpu_of(self))
+        context.__enter__()
+        self._entered.append(context)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.pop().__exit__(*error)
 
     def __eq__(self, other: object) -> bool:
-        other_type = other if isinstance(other, str) else getattr(other, "type", None)
-        return self.type == other_type
+        if isinstance(other, str):
+            other = device(other)
+        return isinstance(other, device) and (self.type, self.index) == (other.type, other.index)
 
     def __hash__(self) -> int:
-        return hash(self.type)
+        return hash((self.type, self.index))
 
     def __repr__(self) -> str:
-        return f"device(type='{self.type}')"
+        index = "" if self.index is None else f", index={self.index}"
+        return f"device(type='{self.type}'{index})"
 
     def __str__(self) -> str:
-        return self.type
+        return self.type if self.index is None else f"{self.type}:{self.index}"
+
+    def __reduce__(self) -> Any:
+        return (device, (self.type, self.index))
 
 
 CPU = device("cpu")
@@ -251,8 +262,9 @@ class Tensor:
 
     @property
     def device(self) -> device:
-        """Where the tensor lives."""
-        return CPU
+        """Where the tensor lives; while a step is recorded, where it will run."""
+        place = dispatch.place_of(self._ref)
+        return CPU if place is None else device("cuda", place.index)
 
     @property
     def ndim(self) -> int:
@@ -287,7 +299,12 @@ class Tensor:
     @property
     def is_cuda(self) -> bool:
         """Whether the tensor lives on a GPU."""
-        return False
+        return dispatch.place_of(self._ref) is not None
+
+    def get_device(self) -> int:
+        """The number of the tensor's GPU, -1 on the CPU."""
+        place = dispatch.place_of(self._ref)
+        return -1 if place is None else place.index
 
     def is_contiguous(self) -> bool:
         """True: a handle's value has no strides that a program could see."""
@@ -387,7 +404,7 @@ class Tensor:
                 operands=[f"tensor  {self._ref.type}"],
                 fix="return the tensor from the step and look at it outside",
             )
-        return array
+        return devices.on_host(array)
 
     def item(self) -> Any:
         """The only element, as a Python number."""
@@ -410,9 +427,20 @@ class Tensor:
                 "numpy: this tensor requires a gradient, which NumPy would lose",
                 fix="x.detach().numpy()",
             )
+        self._check_on_host("numpy")
         return self._array("numpy").copy()
 
+    def _check_on_host(self, what: str) -> None:
+        """Raise for a tensor on a GPU, as PyTorch does: a hidden copy is a hidden wait."""
+        if not dispatch.is_recording() and self.is_cuda:
+            raise DeviceError(
+                f"{what}: the tensor is on {self.device}, and NumPy's arrays are on the CPU",
+                operands=[f"tensor  {self._ref.type}"],
+                fix="x.cpu().numpy()",
+            )
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        self._check_on_host("numpy")
         array = self._array("numpy")
         return array.astype(dtype) if dtype is not None else array.copy()
 
@@ -466,7 +494,9 @@ class Tensor:
     def __repr__(self) -> str:
         ref = self._ref
         array = None if dispatch.is_recording() else ref.array
-        return tensor_text(array, ref.type, self._leaf_requires_grad, ref.step)
+        host = None if array is None else devices.on_host(array)
+        where = str(self.device) if array is not None and self.is_cuda else ""
+        return tensor_text(host, ref.type, self._leaf_requires_grad, ref.step, where)
 
     def __format__(self, spec: str) -> str:
         if self.ndim == 0 and spec:
@@ -474,13 +504,15 @@ class Tensor:
         return str(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        # From another device too: a pickle is read where there may be no GPU.
         state = (self._array("pickle"), self.dtype, self._leaf_requires_grad, self.__dict__)
         return (_rebuild, (type(self), *state))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if not self.is_leaf:
             raise AutogradError("deepcopy: only leaf tensors can be copied", fix="x.detach()")
-        array = self._array("deepcopy").copy()
+        self._array("deepcopy")  # raises while recording
+        array = devices.copied(self._ref.array)  # type: ignore[arg-type]
         copied = _rebuild(type(self), array, self.dtype, self._leaf_requires_grad, {})
         memo[id(self)] = copied
         copied.__dict__.update(self.__dict__)
@@ -493,7 +525,7 @@ class FreedGradient(Tensor):
     """Stands in `.grad` for a gradient that a compiled step used up in its own update."""
 
 
-def _rebuild(cls: type[Tensor], array: Array, dtype: DType, requires: bool, extra: Any) -> Tensor:
+def _rebuild(cls: type[Tensor], array: AnyArray, dtype: DType, requires: bool, extra: Any) -> Tensor:
     tensor = cls.__new__(cls)
     tensor._ref_now = dispatch.as_leaf(Ref(TensorType(array.shape, dtype), array), tensor, requires)
     tensor._leaf_requires_grad = requires
@@ -511,11 +543,15 @@ def wrap(ref: Ref) -> Tensor:
 dispatch.set_handle(wrap)
 
 
-def from_array(array: Array) -> Tensor:
-    """A tensor on `array` itself, which nobody else may write to. Its dtype must be lowgrad's."""
+def from_array(array: Array, place: Any = None) -> Tensor:
+    """A tensor on `array` itself, which nobody else may write to. Its dtype must be lowgrad's.
+
+    place: the GPU to copy it to, instead.
+    """
     dtype = dtype_of(array)
     assert dtype is not None, f"no lowgrad dtype stores {array.dtype}"
-    return wrap(Ref(TensorType(array.shape, dtype), array))
+    type_ = TensorType(array.shape, dtype)
+    return wrap(Ref(type_, devices.moved(array, type_, place)))
 
 
 def run(name: str, *tensors: Tensor, **attrs: Any) -> Any:

@@ -9,14 +9,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from lowgrad import dispatch
-from lowgrad.compiler import DEVICES, Compiled, Options
+from lowgrad import devices, dispatch
+from lowgrad.compiler import Compiled, Options, is_gpu
 from lowgrad.config import settings
 from lowgrad.dump import dump
 from lowgrad.errors import ArgumentError, CompileWarning, DeviceError
@@ -34,6 +34,8 @@ from lowgrad.recording import (
     rebuilt,
     record,
 )
+from lowgrad.runtime.cuda import gpu as gpus
+from lowgrad.runtime.cuda.array import DeviceArray
 from lowgrad.runtime.interrupts import deferred
 from lowgrad.signature import Snapshot, walk
 from lowgrad.tape import Ref
@@ -67,7 +69,7 @@ class Entry:
 def compile(
     model: Any = None,
     *,
-    device: str = "cpu",
+    device: Any = None,
     target: str | None = None,
     memory: int | str | None = None,
     fuse: bool = True,
@@ -75,8 +77,10 @@ def compile(
 ) -> Any:
     """Compile a function, a whole training step or a Module; also a decorator.
 
-    device: "cpu" (NumPy), or "interpret" (the generated kernels under Triton's interpreter: slow).
-    target: the architecture that `cross_compile` is for, "cuda:90"; it need not be present.
+    device: where to run: "cpu" (NumPy), "cuda", "cuda:1", or "interpret" (the generated kernels
+    under Triton's interpreter: slow). By default where the tensors are. Only what is run needs the
+    GPU: `lower` plans for "cuda" on any machine.
+    target: the architecture to plan and cross-compile for, "cuda:90"; it need not be present.
     memory: the most that a call may need, in bytes or as text ("2GiB"); OutOfMemory if over.
     fuse: False leaves every op a kernel of its own, for comparisons.
     keep_grads: keep `.grad` of parameters that the step itself updates.
@@ -98,13 +102,11 @@ def compile_object(model: Any, options: Options) -> Any:
     return CompiledFunction(model, options)
 
 
-def _checked_device(name: str) -> str:
-    if name not in DEVICES:
-        raise DeviceError(
-            f'compile: device "{name}" cannot run here; there are {", ".join(DEVICES)}',
-            fix='device="cpu"; c.cross_compile("cuda:90") compiles the kernels without a GPU',
-        )
-    return name
+def _checked_device(name: Any) -> str | None:
+    if name is None:
+        return None
+    kind, index = devices.parsed(name)
+    return kind if index is None else f"{kind}:{index}"
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(?:([KMGT])(i?)B?|B)?\s*", re.IGNORECASE | re.ASCII)
@@ -216,8 +218,10 @@ class CompiledFunction:
         return last if len(refs) == len(last.tensors) and self._same_types(last) else None
 
     def _same_types(self, last: Snapshot) -> bool:
-        for tensor, (type_, leaf, tracked) in zip(last.tensors, last.facts, strict=True):
+        for tensor, (type_, leaf, tracked, where) in zip(last.tensors, last.facts, strict=True):
             ref = tensor._ref
+            if devices.place(ref.array) is not where:
+                return False
             if ref.type != type_ or ref.tracked != tracked or tensor._leaf_requires_grad != leaf:
                 return False
         return True
@@ -225,7 +229,10 @@ class CompiledFunction:
     def _remember(self, found: Snapshot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep this walk for `_quick`, if every argument is a plain tensor seen once."""
         positions = {id(t): i for i, t in enumerate(found.tensors)}
-        found.facts = [(t._ref.type, t._leaf_requires_grad, t._ref.tracked) for t in found.tensors]
+        found.facts = [
+            (t._ref.type, t._leaf_requires_grad, t._ref.tracked, devices.place(t._ref.array))
+            for t in found.tensors
+        ]
         # In order, each once, and none that the function reaches by another way as well.
         own = list(range(found.outside, found.outside + len(args)))
         plain = [positions.get(id(a)) for a in args] == own and all(
@@ -250,6 +257,7 @@ class CompiledFunction:
     def _record(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], found: Snapshot, key: Any
     ) -> Entry:
+        options = self._placed(found)
         with _collector_paused():
             recording = record(
                 self._function,
@@ -258,13 +266,34 @@ class CompiledFunction:
                 found,
                 name=getattr(self._function, "__name__", "step"),
                 keep_gradients=self._options.keep_grads,
+                place=devices.gpu_of(options.device) if gpus.count() else None,
             )
-            compiled = Compiled(recording.graph, recording.forward_nodes, self._options)
+            compiled = Compiled(recording.graph, recording.forward_nodes, options)
         entry = Entry(recording, compiled)
         self._dump(compiled)
         self._warn_of_change(key, found)
         self._entries.setdefault(key, []).append(entry)
         return entry
+
+    def _placed(self, found: Snapshot) -> Options:
+        """The options, with the device that the tensors are on if none was chosen.
+
+        Raises DeviceError if they are on several.
+        """
+        options = self._options
+        if options.device is not None:
+            return options
+        where: dict[str, str] = {}
+        for tensor, name in zip(found.tensors, found.names, strict=True):
+            if tensor.ndim or tensor.is_cuda:  # a number of the CPU may go anywhere
+                where.setdefault(str(tensor.device), name or "an argument")
+        if len(where) > 1:
+            raise DeviceError(
+                "compile: the step's tensors are on several devices",
+                operands=[f"{device:<8} {name}" for device, name in where.items()],
+                fix='move them to one, model.to("cuda") and x.to("cuda")',
+            )
+        return replace(options, device=next(iter(where), "cpu"))
 
     def _dump(self, compiled: Compiled) -> None:
         """With LOWGRAD_DUMP set, write each new recording down."""
@@ -379,12 +408,38 @@ def _input(source: Any, found: Snapshot, owned: bool) -> Array:
     ref = tensor._ref if isinstance(source, FromTensor) else tensor._grad._ref
     array = ref.array
     assert array is not None, "values outside of recordings have arrays"
+    if isinstance(array, DeviceArray):
+        return _gpu_input(ref, array, owned)
     if not array.flags.c_contiguous:
         return np.ascontiguousarray(array)
     # What others see (the tape, views, an earlier result) must keep its value: copy on write.
     if owned and (sys.getrefcount(array) > _ALONE or not array.flags.owndata or _is_seen(ref)):
         return array.copy()
     return array
+
+
+# The same, one more: the argument of `_gpu_input`.
+_ALONE_ON_GPU = 4
+
+
+def _gpu_input(ref: Ref, array: DeviceArray, owned: bool) -> DeviceArray:
+    whole = devices.row_major(array)
+    assert isinstance(whole, DeviceArray), "it stays where it is"
+    if whole is not array or not owned:
+        return whole
+    del whole
+    alone = sys.getrefcount(array) <= _ALONE_ON_GPU
+    # The slot of the array, the argument: an allocation that no other array is a part of.
+    is_sole = sys.getrefcount(array.allocation) <= 2 and array.allocation.owner is None
+    if alone and is_sole and sys.getrefcount(ref) <= _REF_ON_GPU and ref.step is None:
+        return array
+    copied = devices.copied(array)
+    assert isinstance(copied, DeviceArray), "it stays where it is"
+    return copied
+
+
+# Its tensor, the locals of `_input` and `_gpu_input`, the arguments.
+_REF_ON_GPU = 5
 
 
 def _is_seen(ref: Ref) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
     errors | config | ir | ops | passes | runtime | codegen
-    | budget explain | compiler promotion generator | dump | tape | dispatch | printing | tensor
+    | devices budget explain | compiler promotion generator | dump | tape | dispatch | printing | tensor
     | autograd
     | functional | signature graphop | recording | transforms | __init__
     | nn optim utils distributed cli demo plots

@@ -17,7 +17,7 @@ from lowgrad.ir.graph import Graph, Value
 from lowgrad.runtime.memory import Plan, plan
 
 if TYPE_CHECKING:
-    from lowgrad.codegen.triton.compile import Binary
+    from lowgrad.codegen.triton.compile import Binary, Job
 
 Array = npt.NDArray[Any]
 
@@ -93,21 +93,20 @@ def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:
 
 def cross_compile_kernels(kernels: Iterable[Kernel], target: str) -> tuple[Binary, ...]:
     """A binary for each distinct kernel. `target`: "cuda:80", "cuda:90", "hip:gfx942", ..."""
-    from lowgrad.codegen.triton.compile import Job, compile_job
+    from lowgrad.codegen.triton.store import compiled
 
-    jobs = []
-    for kernel in distinct(kernels):
-        signature, constants, divisible = launch_signature(kernel)
-        jobs.append(
-            Job(
-                kernel.source,
-                kernel.name,
-                signature,
-                constants,
-                divisible,
-                target,
-                num_warps=kernel.num_warps,
-                num_stages=kernel.num_stages,
-            )
-        )
-    return tuple(map(compile_job, jobs))
+    return tuple(compiled([job_of(kernel, target) for kernel in distinct(kernels)]))
+
+
+def job_of(kernel: Kernel, target: str) -> Job:
+    """What the compiler is asked for."""
+    from lowgrad.codegen.triton.compile import Job
+
+    return Job(
+        kernel.source,
+        kernel.name,
+        *launch_signature(kernel),
+        target,
+        num_warps=kernel.num_warps,
+        num_stages=kernel.num_stages,
+    )

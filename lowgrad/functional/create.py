@@ -14,7 +14,7 @@ from lowgrad.functional.pointwise import where
 from lowgrad.ir.op import Array
 from lowgrad.ir.types import DType, Shape, bool_, dtype_of, float64, int32, int64
 from lowgrad.promotion import dtype_of_scalar, get_default_dtype
-from lowgrad.tensor import Tensor, device, from_array, method, run
+from lowgrad.tensor import Tensor, from_array, method, run
 
 __all__ = ["arange", "as_tensor", "asarray", "empty", "empty_like", "eye", "from_numpy", "full"]
 __all__ += ["full_like", "is_tensor", "linspace", "logspace", "ones", "ones_like"]
@@ -33,27 +33,21 @@ def tensor(
     data: Any,
     *,
     dtype: DType | None = None,
-    device: str | device | None = None,
+    device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor with its own copy of `data`: nested lists, numbers, NumPy arrays or a tensor.
 
     Floats become the default float dtype, integers int64. Raises ShapeError for ragged lists.
     """
-    _check_device(device)
-    if isinstance(data, Tensor):
-        made = data.detach().clone()
-        made = made if dtype is None else made.to(dtype)
-    elif dispatch.is_recording():
-        made = _recorded_literal(data, dtype)
-    else:
-        made = from_array(_owned(data, dtype))
+    with dispatch.made_on(device, data._ref if isinstance(data, Tensor) else None):
+        if isinstance(data, Tensor):
+            made = data.to(device=device, dtype=dtype).detach().clone()
+        elif dispatch.is_recording():
+            made = _recorded_literal(data, dtype)
+        else:
+            made = from_array(_owned(data, dtype), dispatch.default_place())
     return made.requires_grad_() if requires_grad else made
-
-
-def _check_device(name: Any) -> None:
-    if name is not None:
-        device(name)
 
 
 def _owned(data: Any, dtype: DType | None) -> Array:
@@ -129,7 +123,7 @@ def _recorded_literal(data: Any, dtype: DType | None) -> Tensor:
 def as_tensor(data: Any, dtype: DType | None = None, device: Any = None) -> Tensor:
     """`data` itself if it is a tensor of that dtype, else `tensor(data)`."""
     if isinstance(data, Tensor):
-        return data if dtype is None else data.to(dtype)
+        return data.to(device=device, dtype=dtype)
     return tensor(data, dtype=dtype, device=device)
 
 
@@ -157,9 +151,9 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor with every element `fill_value`."""
-    _check_device(device)
     sizes = shape_args("full", (size,) if isinstance(size, int) else (tuple(size),))
-    made = _filled(sizes, fill_value, dtype or dtype_of_scalar(fill_value))
+    with dispatch.made_on(device):
+        made = _filled(sizes, fill_value, dtype or dtype_of_scalar(fill_value))
     return made.requires_grad_() if requires_grad else made
 
 
@@ -167,7 +161,7 @@ def _filled(shape: Shape, value: bool | int | float, dtype: DType) -> Tensor:
     if any(s < 0 for s in shape):
         raise ShapeError(f"sizes must not be negative, got {shape}")
     _check_fits("full", np.asarray(value), dtype)
-    if dispatch.is_recording():
+    if dispatch.is_recording() or dispatch.default_place() is not None:
         return full_of(shape, dtype, value)
     return from_array(np.full(shape, value, dtype=dtype.numpy))
 
@@ -180,9 +174,9 @@ def _maker(name: str, value: int) -> Any:
         device: Any = None,
         requires_grad: bool = False,
     ) -> Tensor:
-        _check_device(device)
         shape = shape_args(name, sizes if size is None else (size,))
-        made = _filled(shape, value, dtype or get_default_dtype())
+        with dispatch.made_on(device):
+            made = _filled(shape, value, dtype or get_default_dtype())
         return made.requires_grad_() if requires_grad else made
 
     make.__name__ = name
@@ -204,8 +198,9 @@ def full_like(
     device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """`full` with input's shape and, if not given, dtype."""
-    made = _filled(input._ref.type.shape, fill_value, dtype or input.dtype)
+    """`full` with input's shape and, if not given, dtype and device."""
+    with dispatch.made_on(device, input._ref):
+        made = _filled(input._ref.type.shape, fill_value, dtype or input.dtype)
     return made.requires_grad_() if requires_grad else made
 
 
@@ -226,7 +221,8 @@ def empty_like(input: Tensor, **options: Any) -> Tensor:
 
 @method("new_zeros")
 def _new_zeros(self: Tensor, *size: Any, dtype: DType | None = None, **options: Any) -> Tensor:
-    """Zeros with self's dtype."""
+    """Zeros with self's dtype and device."""
+    options.setdefault("device", self.device)
     return zeros(*size, dtype=dtype or self.dtype, **options)
 
 
@@ -238,7 +234,8 @@ def _new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
 
 @method("new_ones")
 def _new_ones(self: Tensor, *size: Any, dtype: DType | None = None, **options: Any) -> Tensor:
-    """Ones with self's dtype."""
+    """Ones with self's dtype and device."""
+    options.setdefault("device", self.device)
     return ones(*size, dtype=dtype or self.dtype, **options)
 
 
@@ -246,13 +243,15 @@ def _new_ones(self: Tensor, *size: Any, dtype: DType | None = None, **options: A
 def _new_full(
     self: Tensor, size: Any, fill_value: float, *, dtype: DType | None = None, **options: Any
 ) -> Tensor:
-    """`full` with self's dtype."""
+    """`full` with self's dtype and device."""
+    options.setdefault("device", self.device)
     return full(size, fill_value, dtype=dtype or self.dtype, **options)
 
 
 @method("new_tensor")
 def _new_tensor(self: Tensor, data: Any, *, dtype: DType | None = None, **options: Any) -> Tensor:
-    """`tensor(data)` with self's dtype."""
+    """`tensor(data)` with self's dtype and device."""
+    options.setdefault("device", self.device)
     return tensor(data, dtype=dtype or self.dtype, **options)
 
 
@@ -266,7 +265,6 @@ def arange(
     requires_grad: bool = False,
 ) -> Tensor:
     """start, start + step, ... below end; from 0 if only one bound is given."""
-    _check_device(device)
     if end is None:
         start, end = 0, start
     if step == 0 or (end - start) / step < 0:
@@ -275,7 +273,8 @@ def arange(
     if dtype is None:
         whole = all(isinstance(x, int) for x in (start, end, step))
         dtype = int64 if whole else get_default_dtype()
-    made = _counted(count, start, step, dtype)
+    with dispatch.made_on(device):
+        made = _counted(count, start, step, dtype)
     return made.requires_grad_() if requires_grad else made
 
 
@@ -284,7 +283,7 @@ def _counted(count: int, start: float, step: float, dtype: DType) -> Tensor:
         wide = np.float64 if dtype.is_floating_point else np.int64
         array: Array = np.arange(count, dtype=wide)
         array = array * step + start
-        return from_array(array.astype(dtype.numpy))
+        return from_array(array.astype(dtype.numpy), dispatch.default_place())
     # Counted in float64 (or int64) and rounded once, so that every element is the nearest one.
     wide_dtype = float64 if dtype.is_floating_point else int64
     counted = run("iota", shape=(count,), dtype=wide_dtype, dim=0)
@@ -301,9 +300,9 @@ def linspace(
     requires_grad: bool = False,
 ) -> Tensor:
     """`steps` numbers from start to end, both included, evenly spaced."""
-    _check_device(device)
     step = (end - start) / (steps - 1) if steps > 1 else 0.0
-    made = _counted(steps, start, step, dtype or get_default_dtype())
+    with dispatch.made_on(device):
+        made = _counted(steps, start, step, dtype or get_default_dtype())
     return made.requires_grad_() if requires_grad else made
 
 
@@ -319,7 +318,9 @@ def eye(n: int, m: int | None = None, *, dtype: DType | None = None, **options: 
     """The identity matrix, [n, m]."""
     shape = (n, n if m is None else m)
     if not dispatch.is_recording():
-        made = from_array(np.eye(*shape, dtype=(dtype or get_default_dtype()).numpy))
+        with dispatch.made_on(options.get("device")):
+            array = np.eye(*shape, dtype=(dtype or get_default_dtype()).numpy)
+            made = from_array(array, dispatch.default_place())
         return made.requires_grad_() if options.get("requires_grad") else made
     on_diagonal = run("iota", shape=shape, dtype=int32, dim=0) == run(
         "iota", shape=shape, dtype=int32, dim=1
@@ -332,5 +333,6 @@ def eye(n: int, m: int | None = None, *, dtype: DType | None = None, **options: 
 def _one_hot(self: Tensor, num_classes: int) -> Tensor:
     """[..., num_classes], int64: 1 at each class number, else 0."""
     shape = (*self._ref.type.shape, num_classes)
-    counted = run("iota", shape=shape, dtype=int64, dim=len(shape) - 1)
+    with dispatch.beside(self._ref):
+        counted = run("iota", shape=shape, dtype=int64, dim=len(shape) - 1)
     return (counted == self.unsqueeze(-1)).to(int64)

@@ -235,16 +235,19 @@ def _index_tensors(item: Tensor, axis: int, own: Shape) -> list[Tensor]:
             "which are not known while the step is recorded",
             fix="lowgrad.where(mask, x, 0), or x.masked_fill(~mask, 0)",
         )
-    return [from_array(i) for i in np.nonzero(item._array("x[mask]"))]
+    place = dispatch.place_of(item._ref)
+    return [from_array(i, place) for i in np.nonzero(item._array("x[mask]"))]
 
 
 def _single_mask(item: Tensor) -> Tensor:
-    return from_array(np.zeros(int(bool(item)), np.int64))
+    place = dispatch.place_of(item._ref)
+    return from_array(np.zeros(int(bool(item)), np.int64), place)
 
 
 def _check_bounds(index: Tensor, axis: int, size: int) -> None:
     array = index._ref.array
-    if array is None or array.size == 0:
+    # On a GPU asking would wait for all that is queued: kernels leave wrong places alone there.
+    if not isinstance(array, np.ndarray) or array.size == 0:
         return
     low, high = int(array.min()), int(array.max())
     if low < -size or high >= size:
@@ -260,7 +263,8 @@ def _joined(x: Tensor, advanced: _Advanced) -> tuple[Tensor, Tensor, list[int], 
     dims = [d for d, _ in advanced]
     own = x._ref.type.shape
     shape = broadcast_shape("x[...]", *[i._ref.type.shape for _, i in advanced])
-    index = full_of(shape, int64, 0)
+    with dispatch.beside(x._ref):
+        index = full_of(shape, int64, 0)
     for dim, part in advanced:
         index = index * own[dim] + expand_to(part, shape)
     order = dims + [d for d in range(len(own)) if d not in dims]
@@ -360,7 +364,8 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
 def _source(name: str, input: Tensor, index: Tensor, src: Any) -> tuple[Tensor, Tensor]:
     index = _check_index(name, index)
     if not isinstance(src, Tensor):
-        return index, full_of(index._ref.type.shape, input.dtype, src)
+        with dispatch.beside(input._ref):
+            return index, full_of(index._ref.type.shape, input.dtype, src)
     if src.dtype is not input.dtype:
         raise DTypeError(f"{name}: src is {src.dtype!r}, the tensor {input.dtype!r}")
     shape = index._ref.type.shape
@@ -439,7 +444,7 @@ def repeat_interleave(input: Tensor, repeats: int | Tensor, dim: int | None = No
     if isinstance(repeats, Tensor):
         counts = _values_of("repeat_interleave", repeats)
         rows = np.repeat(np.arange(own[axis]), counts)
-        return index_select(input, axis, from_array(rows))
+        return index_select(input, axis, from_array(rows, dispatch.place_of(input._ref)))
     x = run("reshape", input, shape=(*own[: axis + 1], 1, *own[axis + 1 :]))
     x = expand_to(x, (*own[: axis + 1], repeats, *own[axis + 1 :]))
     return run("reshape", x, shape=(*own[:axis], own[axis] * repeats, *own[axis + 1 :]))
@@ -456,9 +461,10 @@ def masked_select(input: Tensor, mask: Tensor) -> Tensor:
 def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
     """The indices of the non-zero elements, [count, ndim]; eager only."""
     array = _values_of("nonzero", input)
+    place = dispatch.place_of(input._ref)
     if as_tuple:
-        return tuple(from_array(i) for i in np.nonzero(np.atleast_1d(array)))
-    return from_array(np.argwhere(array))
+        return tuple(from_array(i, place) for i in np.nonzero(np.atleast_1d(array)))
+    return from_array(np.argwhere(array), place)
 
 
 def _values_of(name: str, x: Tensor) -> Array:
@@ -486,9 +492,10 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and array.min() < 0):
         raise ArgumentError("bincount: needs a 1-d tensor of integers, none below 0")
     counts = np.bincount(array, given, minlength)
+    place = dispatch.place_of(input._ref)
     if weights is None:
-        return from_array(counts.astype(np.int64))
-    return cast(from_array(counts), weights.dtype)
+        return from_array(counts.astype(np.int64), place)
+    return cast(from_array(counts, place), weights.dtype)
 
 
 @method()
@@ -502,12 +509,13 @@ def unique(
     """The distinct elements (or slices of `dim`) in order, with inverse and counts if asked."""
     array = _values_of("unique", input)
     found, inverse, counts = np.unique(array, return_inverse=True, return_counts=True, axis=dim)
-    parts = [from_array(found)]
+    place = dispatch.place_of(input._ref)
+    parts = [from_array(found, place)]
     if return_inverse:
         shape = array.shape if dim is None else (-1,)
-        parts.append(from_array(inverse.reshape(shape).astype(np.int64)))
+        parts.append(from_array(inverse.reshape(shape).astype(np.int64), place))
     if return_counts:
-        parts.append(from_array(counts.astype(np.int64)))
+        parts.append(from_array(counts.astype(np.int64), place))
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 

@@ -23,7 +23,7 @@ from lowgrad.ir.types import (
     int64,
     uint8,
 )
-from lowgrad.tensor import Tensor, device, inplace, method
+from lowgrad.tensor import Tensor, inplace, method
 
 _SAME_NAME = """abs add addcdiv addcmul bitwise_and bitwise_or bitwise_xor bitwise_not ceil clamp
 clip cos div divide erf exp expm1 floor floor_divide fmod lerp log log1p log2 log10 logical_and
@@ -73,11 +73,13 @@ def _filled(self: Tensor, value: Any) -> Tensor:
                 f"fill_: takes a number or a 0-d tensor, got {tuple(value.shape)}", fix="x.copy_(y)"
             )
         return expand_to(cast(value, self.dtype), self._ref.type.shape)
-    return full_of(self._ref.type.shape, self.dtype, value)
+    with dispatch.beside(self._ref):
+        return full_of(self._ref.type.shape, self.dtype, value)
 
 
 def _zeroed(self: Tensor) -> Tensor:
-    return full_of(self._ref.type.shape, self.dtype, 0)
+    with dispatch.beside(self._ref):
+        return full_of(self._ref.type.shape, self.dtype, 0)
 
 
 def _copied(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
@@ -86,25 +88,31 @@ def _copied(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     own, given = self._ref.type.shape, src._ref.type.shape
     if len(given) > len(own):
         raise ShapeError(f"copy_: {given} does not fit {own}")
+    if not dispatch.is_recording():
+        src = src.to(device=self.device, non_blocking=non_blocking)
     return expand_to(cast(src, self.dtype), own)
 
 
 def _uniform(
     self: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
-    return uniform_draw(self._ref.type.shape, self.dtype, generator) * (b - a) + a
+    with dispatch.beside(self._ref):
+        return uniform_draw(self._ref.type.shape, self.dtype, generator) * (b - a) + a
 
 
 def _normal(
     self: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None
 ) -> Tensor:
-    return normal_draw(self._ref.type.shape, self.dtype, generator) * std + mean
+    with dispatch.beside(self._ref):
+        return normal_draw(self._ref.type.shape, self.dtype, generator) * std + mean
 
 
 def _bernoulli(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
     from lowgrad.functional.sampling import bernoulli
 
-    probability = p if isinstance(p, Tensor) else full_of(self._ref.type.shape, float32, p)
+    with dispatch.beside(self._ref):
+        shape = self._ref.type.shape
+        probability = p if isinstance(p, Tensor) else full_of(shape, float32, p)
     return cast(bernoulli(probability, generator=generator), self.dtype)
 
 
@@ -139,23 +147,6 @@ Tensor.data = property(_get_data, _set_data)
 # Conversions -----------------------------------------------------------------------------------
 
 
-@method("to")
-def _to(self: Tensor, *args: Any, dtype: DType | None = None, **options: Any) -> Tensor:
-    """This tensor in another dtype, on another device, or both, as those of another tensor.
-
-    Returns self if nothing changes.
-    """
-    for arg in (*args, options.get("device")):
-        if isinstance(arg, DType):
-            dtype = arg
-        elif isinstance(arg, Tensor):
-            dtype = arg.dtype
-        elif isinstance(arg, (str, device)):
-            device(arg)
-    made = self if dtype is None else cast(self, dtype)
-    return made.clone() if options.get("copy") and made is self else made
-
-
 @method("type")
 def _type(self: Tensor, dtype: DType | None = None) -> Any:
     """This tensor in another dtype, or the name of its own."""
@@ -166,19 +157,6 @@ def _type(self: Tensor, dtype: DType | None = None) -> Any:
 def _type_as(self: Tensor, other: Tensor) -> Tensor:
     """This tensor in other's dtype."""
     return cast(self, other.dtype)
-
-
-@method("cpu")
-def _cpu(self: Tensor) -> Tensor:
-    """This tensor on the CPU."""
-    return self
-
-
-@method("cuda")
-def _cuda(self: Tensor, device_: Any = None) -> Tensor:
-    """This tensor on a GPU."""
-    device("cuda")
-    return self
 
 
 def _conversion(name: str, dtype: DType) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from lowgrad import dispatch
 from lowgrad.errors import DTypeError
 from lowgrad.functional.common import (
     cast,
@@ -353,8 +354,9 @@ def cumprod(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
     x = x.movedim(axis, -1)
     size = x.shape[-1]
     square = x.unsqueeze(-2).expand(*x.shape[:-1], size, size)
-    rows = run("iota", shape=(size, size), dtype=int64, dim=0)
-    columns = run("iota", shape=(size, size), dtype=int64, dim=1)
+    with dispatch.beside(x._ref):
+        rows = run("iota", shape=(size, size), dtype=int64, dim=0)
+        columns = run("iota", shape=(size, size), dtype=int64, dim=1)
     return prod(where(columns <= rows, square, 1), -1).movedim(-1, axis)
 
 

@@ -52,7 +52,8 @@ def rand(
     requires_grad: bool = False,
 ) -> Tensor:
     """Uniform numbers in [0, 1)."""
-    made = uniform_draw(shape_args("rand", size), _float("rand", dtype), generator)
+    with dispatch.made_on(device):
+        made = uniform_draw(shape_args("rand", size), _float("rand", dtype), generator)
     return made.requires_grad_() if requires_grad else made
 
 
@@ -64,17 +65,20 @@ def randn(
     requires_grad: bool = False,
 ) -> Tensor:
     """Standard normal numbers."""
-    made = normal_draw(shape_args("randn", size), _float("randn", dtype), generator)
+    with dispatch.made_on(device):
+        made = normal_draw(shape_args("randn", size), _float("randn", dtype), generator)
     return made.requires_grad_() if requires_grad else made
 
 
 def rand_like(input: Tensor, *, dtype: DType | None = None, **options: Any) -> Tensor:
-    """`rand` with input's shape and dtype."""
+    """`rand` with input's shape, dtype and device."""
+    options.setdefault("device", input.device)
     return rand(input._ref.type.shape, dtype=dtype or input.dtype, **options)
 
 
 def randn_like(input: Tensor, *, dtype: DType | None = None, **options: Any) -> Tensor:
-    """`randn` with input's shape and dtype."""
+    """`randn` with input's shape, dtype and device."""
+    options.setdefault("device", input.device)
     return randn(input._ref.type.shape, dtype=dtype or input.dtype, **options)
 
 
@@ -93,13 +97,15 @@ def randint(
     if high <= low:
         raise ArgumentError(f"randint: high must be above low, got {low} and {high}")
     # 53 random bits scaled: each integer's share differs by at most 2**-53 of the range.
-    drawn = uniform_draw(shape_args("randint", (tuple(size),)), float64, generator)
-    return cast(cast(run("floor", drawn * (high - low)), int64) + low, dtype)
+    with dispatch.made_on(device):
+        drawn = uniform_draw(shape_args("randint", (tuple(size),)), float64, generator)
+        return cast(cast(run("floor", drawn * (high - low)), int64) + low, dtype)
 
 
 def randint_like(input: Tensor, low: int, high: int | None = None, **options: Any) -> Tensor:
     """`randint` with input's shape and dtype."""
     options.setdefault("dtype", input.dtype)
+    options.setdefault("device", input.device)
     if high is None:
         low, high = 0, low
     return randint(low, high, input._ref.type.shape, **options)
@@ -109,8 +115,9 @@ def randperm(
     n: int, *, generator: Generator | None = None, dtype: DType = int64, device: Any = None
 ) -> Tensor:
     """The integers 0 to n - 1 in random order."""
-    drawn = uniform_draw((n,), float64, generator)
-    return cast(run("sort", drawn, dim=0, descending=False)[1], dtype)
+    with dispatch.made_on(device):
+        drawn = uniform_draw((n,), float64, generator)
+        return cast(run("sort", drawn, dim=0, descending=False)[1], dtype)
 
 
 def normal(
@@ -133,7 +140,7 @@ def bernoulli(
     input: Tensor, p: float | None = None, *, generator: Generator | None = None
 ) -> Tensor:
     """1 with the probability that each element gives (or p), else 0."""
-    with dispatch.grad_mode(False):
+    with dispatch.grad_mode(False), dispatch.beside(input._ref):
         drawn = uniform_draw(input._ref.type.shape, float32, generator)
         return cast(drawn < (cast(input, float32) if p is None else p), input.dtype)
 
@@ -154,10 +161,12 @@ def multinomial(
         )
     if replacement:
         total = weights.cumsum(-1)
-        drawn = uniform_draw((*input.shape[:-1], num_samples), float32, generator)
+        with dispatch.beside(input._ref):
+            drawn = uniform_draw((*input.shape[:-1], num_samples), float32, generator)
         scaled = drawn * total[..., -1:]
         return (scaled.unsqueeze(-1) >= total.unsqueeze(-2)).sum(-1)
     # Efraimidis & Spirakis 2006: the largest of u ** (1/w) are a weighted sample.
-    drawn = uniform_draw(input._ref.type.shape, float32, generator)
+    with dispatch.beside(input._ref):
+        drawn = uniform_draw(input._ref.type.shape, float32, generator)
     keys = log(1.0 - drawn) / weights
     return keys.topk(num_samples, -1).indices

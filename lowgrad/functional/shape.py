@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from lowgrad import dispatch
 from lowgrad.errors import ArgumentError, IndexOutOfRange, ShapeError
 from lowgrad.functional.common import (
     broadcast_shape,
@@ -458,8 +459,9 @@ def _triangle(x: Tensor, diagonal: int, lower: bool) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(f"{'tril' if lower else 'triu'}: needs at least 2 dims, got {x.ndim}")
     own = x._ref.type.shape
-    rows = _iota(own, len(own) - 2)
-    columns = _iota(own, len(own) - 1)
+    with dispatch.beside(x._ref):
+        rows = _iota(own, len(own) - 2)
+        columns = _iota(own, len(own) - 1)
     kept = columns - rows <= diagonal if lower else columns - rows >= diagonal
     return where(kept, x, False if x.dtype.name == "bool" else 0)
 

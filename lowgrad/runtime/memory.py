@@ -7,21 +7,63 @@ nobody needs the old one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from lowgrad.ir.graph import Graph, Location, Node, Value
 from lowgrad.ir.types import TensorType
-from lowgrad.ops.rows import dims_of
+from lowgrad.ops.rows import Dim, dims_of
 from lowgrad.passes.checks import may_raise
 from lowgrad.passes.in_place import may_overwrite
 from lowgrad.runtime.arena import ALIGNMENT, Span, place
 from lowgrad.runtime.cpu.scratch import scratch_bytes
 
+PIECE_ALIGNMENT = 16  # bytes: the widest access of a GPU's kernel
+
 # Views that NumPy makes without copying, whatever the strides of what they are taken from.
 FREE_VIEWS = frozenset(("permute", "expand", "slice", "flip"))
+
+
+class Machine(Protocol):
+    """What a plan must know of the machine that it is for. Equal machines give equal plans.
+
+    free_views: the views that are made without a copy, besides those of a reshape.
+    packs_pieces: whether a row loop must copy what lies apart in memory side by side for its
+    pieces, since kernels read only contiguous arrays, that begin at a multiple of PIECE_ALIGNMENT.
+    """
+
+    free_views: frozenset[str]
+    packs_pieces: bool
+
+    def scratch_bytes(self, node: Node, over: Mapping[int, int]) -> int:
+        """Bytes beside operands and results that `node` needs, no view and not run in pieces.
+
+        over: which outputs are stored where which of the distinct inputs are, by position.
+        """
+
+    def runs_in_pieces(self, loop: Node) -> bool:
+        """Whether a row loop is run piece by piece, each with a plan of its own."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The CPU, with NumPy."""
+
+    free_views: frozenset[str] = FREE_VIEWS
+    packs_pieces: bool = False
+
+    def scratch_bytes(self, node: Node, over: Mapping[int, int]) -> int:
+        """Temporaries of the NumPy calls."""
+        return scratch_bytes(node, dict(over))
+
+    def runs_in_pieces(self, loop: Node) -> bool:
+        """Always."""
+        return True
+
+
+HOST = Host()
 
 
 @dataclass(frozen=True)
@@ -125,13 +167,13 @@ def _line(b: Buffer) -> str:
 Known = dict[tuple[Node, tuple[tuple[int, int], ...]], int]
 
 
-def plan(graph: Graph, known: Known | None = None) -> Plan:
+def plan(graph: Graph, known: Known | None = None, machine: Machine = HOST) -> Plan:
     """Place every value of `graph`. Deterministic; near-linear in the number of nodes.
 
-    known: what plans of graphs with the same nodes may tell each other.
+    known: what plans of graphs with the same nodes for the same machine may tell each other.
     """
-    temporaries = _Temporaries({} if known is None else known)
-    roots = _roots(graph)
+    temporaries = _Temporaries({} if known is None else known, machine)
+    roots = _roots(graph, machine.free_views)
     first, last = _lifetimes(graph, roots)
     stored = _stored_over_inputs(graph, roots, last)
     results = _results(graph, roots)
@@ -164,7 +206,10 @@ def plan(graph: Graph, known: Known | None = None) -> Plan:
     returned = _returned(graph, first, results, copied, placed.arena_bytes)
     returned_bytes = sum(b.nbytes for b in returned)
     return Plan(
-        buffers=(*map(_buffer, spans, owners, placed.offsets), *returned),
+        buffers=(
+            *(_buffer(*x, machine) for x in zip(spans, owners, placed.offsets, strict=True)),
+            *returned,
+        ),
         arena_bytes=placed.arena_bytes + returned_bytes,
         held_bytes=placed.arena_bytes,
         state_bytes=sum(n for i, n in enumerate(sizes) if i in state),
@@ -239,16 +284,16 @@ def _returned(
 class _Temporaries:
     """The bytes that a node needs beside its operands and results."""
 
-    def __init__(self, known: Known) -> None:
-        self.known = known
+    def __init__(self, known: Known, machine: Machine) -> None:
+        self.known, self.machine = known, machine
 
     def __call__(self, node: Node, over: Mapping[Value, Value]) -> int:
-        if node.op.family == "loop":
-            return LoopLayout(node).nbytes
+        if node.op.family == "loop" and self.machine.runs_in_pieces(node):
+            return LoopLayout(node, self.machine).nbytes
         stored = over_of(node, over)
         key = (node, tuple(sorted(stored.items())))
         if key not in self.known:
-            self.known[key] = scratch_bytes(node, stored)
+            self.known[key] = self.machine.scratch_bytes(node, stored)
         return self.known[key]
 
 
@@ -267,29 +312,47 @@ def addressed(piece: Graph) -> Graph:
 
 
 @lru_cache(maxsize=256)
-def piece_plan(piece: Graph) -> Plan:
+def piece_plan(piece: Graph, machine: Machine = HOST) -> Plan:
     """The plan of one piece of a row loop, addressed; its arena is scratch of the loop."""
-    return plan(addressed(piece))
+    return plan(addressed(piece), None, machine)
 
 
 class LoopLayout:
-    """The scratch of a row loop: the arena of its pieces, and results of a piece before they are
-    spread out, where the whole result does not hold them side by side.
+    """The scratch of a row loop: the arena of its pieces, and what of a piece lies apart in memory.
 
-    spread: the offset of each such result's piece, by its position.
+    spread: the offset of each result's piece that the whole result does not hold side by side, by
+    its position. packed: the same of operands, where the machine needs them side by side.
     """
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, machine: Machine = HOST) -> None:
+        body: Graph = node.attrs["body"]
         pieces: tuple[Graph, ...] = node.attrs["pieces"]
-        self.arena_bytes = max(piece_plan(piece).arena_bytes for piece in pieces)
-        self.spread: dict[int, int] = {}
-        offset = _aligned(self.arena_bytes)
-        for position, value in enumerate(node.attrs["body"].outputs):
-            dim = dims_of(node.attrs["body"], node.attrs["dims"])[value]
-            if isinstance(dim, int) and any(n != 1 for n in value.type.shape[:dim]):
-                self.spread[position] = offset
-                offset += _aligned(pieces[0].outputs[position].type.nbytes)
-        self.nbytes = offset if self.spread else self.arena_bytes
+        dims = dims_of(body, node.attrs["dims"])
+        self.arena_bytes = max(piece_plan(piece, machine).arena_bytes for piece in pieces)
+        self._end = _aligned(self.arena_bytes)
+        self._packs = machine.packs_pieces
+        self.spread = self._placed(body.outputs, pieces[0].outputs, dims)
+        self.packed: dict[int, int] = {}
+        if self._packs:
+            self.packed = self._placed(body.inputs, pieces[0].inputs, dims)
+        self.nbytes = self._end if self.spread or self.packed else self.arena_bytes
+
+    def _placed(
+        self, whole: Sequence[Value], piece: Sequence[Value], dims: Mapping[Value, Dim]
+    ) -> dict[int, int]:
+        """The offset of each value's piece that lies apart in the whole, by position."""
+        placed = {}
+        for position, value in enumerate(whole):
+            dim = dims[value]
+            nbytes = piece[position].type.nbytes
+            if isinstance(dim, int) and self._lies_apart(value.type, dim, nbytes):
+                placed[position] = self._end
+                self._end += _aligned(nbytes)
+        return placed
+
+    def _lies_apart(self, whole: TensorType, dim: int, piece_bytes: int) -> bool:
+        unaligned = self._packs and piece_bytes % PIECE_ALIGNMENT != 0
+        return unaligned or any(n != 1 for n in whole.shape[:dim])
 
 
 def _aligned(nbytes: int) -> int:
@@ -304,17 +367,18 @@ class _Owner(NamedTuple):
     at: int
 
 
-def _buffer(span: Span, owner: _Owner, offset: int) -> Buffer:
+def _buffer(span: Span, owner: _Owner, offset: int, machine: Machine) -> Buffer:
     lifetime = (span.first, span.last)
     if owner.value is not None:
         return Buffer(span.name, owner.value.type, offset, span.nbytes, *lifetime, owner.node.loc)
     nested: tuple[Plan, ...] = ()
-    if owner.node.op.family == "loop":
-        nested = (max(map(piece_plan, owner.node.attrs["pieces"]), key=lambda p: p.arena_bytes),)
+    if owner.node.op.family == "loop" and machine.runs_in_pieces(owner.node):
+        pieces = (piece_plan(piece, machine) for piece in owner.node.attrs["pieces"])
+        nested = (max(pieces, key=lambda p: p.arena_bytes),)
     return Buffer(span.name, None, offset, span.nbytes, *lifetime, owner.node.loc, nested)
 
 
-def _roots(graph: Graph) -> dict[Value, Value]:
+def _roots(graph: Graph, free_views: frozenset[str]) -> dict[Value, Value]:
     """The value whose bytes each value is: itself, or what it is a view of."""
     roots = {v: v for v in graph.inputs}
     strided: set[Value] = set()  # values whose bytes are not in row-major order
@@ -324,7 +388,7 @@ def _roots(graph: Graph) -> dict[Value, Value]:
             roots[value] = value
         if source is None or len(node.outputs) != 1:
             continue
-        if node.op.name in FREE_VIEWS or (node.op.name == "reshape" and source not in strided):
+        if node.op.name in free_views or (node.op.name == "reshape" and source not in strided):
             roots[node.output] = roots[source]
             if node.op.name != "reshape":
                 strided.add(node.output)

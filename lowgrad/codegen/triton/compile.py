@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lowgrad import config
 from lowgrad.codegen.triton.load import load, require_triton
@@ -27,11 +27,9 @@ TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")
 class Binary:
     """One kernel compiled for one target.
 
-    asm: PTX, or GCN assembly.  binary: cubin, or hsaco.  registers: of one thread.
-    spill_bytes: memory of one thread for what did not fit into registers.
+    asm: PTX, or GCN assembly.  binary: cubin, or hsaco.
     shared_bytes: memory of one block, as the launch must ask for it.
     scratch_bytes: global memory of one block, which the launch must pass (0: none).
-    occupancy: of the warps that one multiprocessor can hold, the share that this kernel lets it.
     """
 
     name: str
@@ -41,11 +39,28 @@ class Binary:
     num_warps: int
     num_stages: int
     enable_fp_fusion: bool
-    registers: int
-    spill_bytes: int
     shared_bytes: int
     scratch_bytes: int
-    occupancy: float
+
+    @property
+    def registers(self) -> int:
+        """Of one thread."""
+        return self._usage.registers
+
+    @property
+    def spill_bytes(self) -> int:
+        """Memory of one thread for what did not fit into registers."""
+        return self._usage.spill_bytes
+
+    @property
+    def occupancy(self) -> float:
+        """Of the warps that one multiprocessor can hold, the share that this kernel lets it."""
+        return self._usage.occupancy
+
+    @functools.cached_property
+    def _usage(self) -> _Usage:
+        # Read when first asked for: a disassembler has to be started for it.
+        return (_read_cuda if self.cubin is not None else _read_hip)(self)
 
     @property
     def ptx(self) -> str | None:
@@ -234,38 +249,38 @@ def _first_useful_line(error: str, noise: str) -> str:
 # --- What the compiler made --------------------------------------------------------------------
 
 
+class _Usage(NamedTuple):
+    registers: int
+    spill_bytes: int
+    occupancy: float
+
+
 def _binary(job: Job, compiled: Any) -> Binary:
-    made = _read_cuda if job.target.startswith("cuda:") else _read_hip
-    asm, binary, registers, spill_bytes, occupancy = made(job.target, compiled)
+    is_cuda = job.target.startswith("cuda:")
     metadata = compiled.metadata
     return Binary(
         name=job.name,
         target=job.target,
-        asm=asm,
-        binary=binary,
+        asm=compiled.asm["ptx" if is_cuda else "amdgcn"],
+        binary=compiled.asm["cubin" if is_cuda else "hsaco"],
         # Warp specialisation raises it above what was asked for, and the launch must follow.
         num_warps=metadata.num_warps,
         num_stages=job.num_stages,
         enable_fp_fusion=job.enable_fp_fusion,
-        registers=registers,
-        spill_bytes=spill_bytes,
         shared_bytes=metadata.shared,
         scratch_bytes=getattr(metadata, "global_scratch_size", 0) or 0,
-        occupancy=occupancy,
     )
 
 
-def _read_cuda(target: str, compiled: Any) -> tuple[str, bytes, int, int, float]:
-    cubin = compiled.asm["cubin"]
-    usage = _resource_usage(_cuobjdump(cubin, "--dump-resource-usage"), compiled.metadata.name)
-    occupancy = _cuda_occupancy(
-        int(target.partition(":")[2]),
-        compiled.metadata.num_warps,
-        usage["REG"],
-        compiled.metadata.shared,
-    )
+def _read_cuda(binary: Binary) -> _Usage:
+    usage = _resource_usage(_cuobjdump(binary.binary, "--dump-resource-usage"), binary.name)
+    capability = int(binary.target.partition(":")[2])
     # Triton kernels have no arrays of their own, so all of a thread's stack is spills.
-    return compiled.asm["ptx"], cubin, usage["REG"], usage["STACK"] + usage["LOCAL"], occupancy
+    return _Usage(
+        usage["REG"],
+        usage["STACK"] + usage["LOCAL"],
+        _cuda_occupancy(capability, binary.num_warps, usage["REG"], binary.shared_bytes),
+    )
 
 
 def _resource_usage(text: str, name: str) -> dict[str, int]:
@@ -307,18 +322,13 @@ def _cuda_occupancy(capability: int, num_warps: int, registers: int, shared_byte
     return blocks * num_warps / max_warps
 
 
-def _read_hip(target: str, compiled: Any) -> tuple[str, bytes, int, int, float]:
-    asm = compiled.asm["amdgcn"]
-    waves = _number(r"; Occupancy: (\d+)", asm)
-    # Per SIMD, CDNA holds 8 waves and RDNA 16.
-    occupancy = waves / (8 if target.startswith("hip:gfx9") else 16)
-    registers = _number(r"\.vgpr_count:\s+(\d+)", asm)
-    return (
-        asm,
-        compiled.asm["hsaco"],
-        registers,
-        _number(r"\.private_segment_fixed_size:\s+(\d+)", asm),
-        occupancy,
+def _read_hip(binary: Binary) -> _Usage:
+    waves = _number(r"; Occupancy: (\d+)", binary.asm)
+    return _Usage(
+        _number(r"\.vgpr_count:\s+(\d+)", binary.asm),
+        _number(r"\.private_segment_fixed_size:\s+(\d+)", binary.asm),
+        # Per SIMD, CDNA holds 8 waves and RDNA 16.
+        waves / (8 if binary.target.startswith("hip:gfx9") else 16),
     )
 
 

@@ -179,7 +179,8 @@ class MultiheadAttention(Module):
                 added = added.reshape(batch, self.num_heads, rows, columns)
             masks.append(added)
         elif is_causal:
-            ahead = lowgrad.arange(columns) > lowgrad.arange(rows).unsqueeze(-1)
+            places = lowgrad.arange(max(rows, columns), device=q.device)
+            ahead = places[:columns] > places[:rows].unsqueeze(-1)
             masks.append(_added(ahead, q))
         if key_padding_mask is not None:
             if tuple(key_padding_mask.shape) != (batch, columns):

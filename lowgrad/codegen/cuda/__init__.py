@@ -1,0 +1,1 @@
+"""Steps on NVIDIA GPUs: from a planned graph to launches in fixed memory, and one CUDA graph."""

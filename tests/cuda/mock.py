@@ -1,0 +1,246 @@
+"""A GPU for tests on machines without one: a driver library whose launches Triton's interpreter runs.
+
+`libcuda.c` is compiled with the C compiler that is there, or with the one in the package `ziglang`.
+Device memory is host memory, so a kernel is handed arrays on it. Work is queued until somebody
+waits, as on a GPU. `Mock.log` is every call of the driver since the last `reset`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowgrad.codegen.kernel import Kernel
+from lowgrad.codegen.triton.compile import Binary, Job
+from lowgrad.codegen.triton.store import job_key
+
+SOURCE = Path(__file__).with_name("libcuda.c")
+POINTER_BYTES = 8
+HIDDEN = 2  # global scratch and profiler's scratch, behind every Triton kernel's own arguments
+FAULT = 700  # CUDA_ERROR_ILLEGAL_ADDRESS
+GIB = 1 << 30
+
+OnFunction = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_int),
+    ctypes.POINTER(ctypes.c_int),
+)
+OnLaunch = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_uint),
+    ctypes.POINTER(ctypes.c_uint),
+    ctypes.c_uint,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.c_void_p,
+)
+
+
+def compiler() -> list[str] | None:
+    """A C compiler's command, None if there is none."""
+    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return [name]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc"]
+    return None
+
+
+@functools.cache
+def library() -> Any:
+    """The mock driver, loaded so that who asks for libcuda.so.1 gets it."""
+    import triton
+
+    command = compiler()
+    assert command is not None, "no C compiler: pip install ziglang"
+    include = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
+    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"lowgrad-mock-{os.getuid()}-{key}"
+    built = folder / "libcuda.so.1"
+    if not built.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        part = folder / f"libcuda.{os.getpid()}.so"
+        flags = ["-shared", "-fPIC", "-O1", "-w", f"-I{include}", "-Wl,-soname,libcuda.so.1"]
+        done = subprocess.run(
+            [*command, *flags, "-o", str(part), str(SOURCE), "-ldl"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        os.replace(part, built)
+    loaded = ctypes.CDLL(str(built), mode=ctypes.RTLD_GLOBAL)
+    loaded.mock_log.restype = ctypes.c_char_p
+    loaded.mock_used.restype = loaded.mock_peak.restype = ctypes.c_size_t
+    loaded.mock_configure.argtypes = [ctypes.c_int] * 4 + [ctypes.c_size_t] * 2
+    return loaded
+
+
+class Mock:
+    """The one GPU of a test process."""
+
+    def __init__(self) -> None:
+        self.lib = library()
+        self.kernels: dict[str, Kernel] = {}
+        self.compiled: list[str] = []
+        self.check = False
+        self.errors: list[str] = []
+        self._ids: list[Kernel | None] = []
+        self._by_image: dict[bytes, Kernel] = {}
+        # Kept, since the library holds only their addresses.
+        self._callbacks = (OnFunction(self._on_function), OnLaunch(self._on_launch))
+        self.lib.mock_callbacks(*self._callbacks)
+        self.configure()
+
+    def configure(
+        self,
+        *,
+        lazy: bool = True,
+        devices: int = 2,
+        capability: int = 90,
+        pools: bool = True,
+        memory: int = 16 * GIB,
+        shared: int = 232448,
+    ) -> None:
+        """What GPUs there are, and whether work waits until somebody asks for it."""
+        self.lib.mock_configure(lazy, devices, capability, pools, memory, shared)
+
+    def reset(self) -> None:
+        """Forget the log, planned failures and faults."""
+        self.lib.mock_reset()
+        self.errors.clear()
+        self.compiled.clear()
+
+    @property
+    def log(self) -> list[str]:
+        """The calls of the driver, a line each."""
+        return self.lib.mock_log().decode().splitlines()
+
+    def calls(self, name: str) -> list[str]:
+        """Those of one function."""
+        return [line for line in self.log if line.split()[0] == name]
+
+    @property
+    def used(self) -> int:
+        """Bytes of device memory that are allocated."""
+        return int(self.lib.mock_used())
+
+    @property
+    def peak(self) -> int:
+        """The most of `used` since the last reset."""
+        return int(self.lib.mock_peak())
+
+    def fail(self, name: str, status: int, after: int = 0) -> None:
+        """Let the driver's function `name` return `status` once, after so many successes."""
+        self.lib.mock_fail(name.encode(), after, status)
+
+    # --- Kernels ---
+
+    def job_of(self, kernel: Kernel, target: str) -> Job:
+        """As codegen's, noting which kernel a job is for."""
+        from lowgrad.codegen.step import job_of
+
+        job = job_of(kernel, target)
+        self.kernels[job_key(job)] = kernel
+        return job
+
+    def fake_compiled(self, jobs: list[Job]) -> list[Binary]:
+        """Binaries whose machine code is the job's key: the interpreter needs no compiler."""
+        made = []
+        for job in jobs:
+            key = job_key(job)
+            self.compiled.append(job.name)
+            image = key.encode()
+            made.append(
+                Binary(job.name, job.target, "", image, job.num_warps, job.num_stages, False, 1024, 0)
+            )
+            self._by_image[image] = self.kernels[key]
+        return made
+
+    def known(self, binary: bytes, kernel: Kernel) -> None:
+        """Let a real binary's launches be `kernel`'s."""
+        self._by_image[binary[:64]] = kernel
+
+    def _on_function(self, image: int, name: bytes, sizes: Any, number: Any) -> int:
+        head = ctypes.string_at(image, 64)
+        kernel = self._by_image.get(head)
+        number[0] = len(self._ids)
+        self._ids.append(kernel)
+        count = (len(kernel.params) if kernel is not None else 0) + HIDDEN
+        for position in range(count):
+            sizes[position] = POINTER_BYTES
+        return count
+
+    def _on_launch(
+        self, number: int, name: bytes, grid: Any, block: Any, shared: int, params: Any, stream: Any
+    ) -> int:
+        kernel = self._ids[number]
+        assert kernel is not None
+        try:
+            assert block[0] == 32 * kernel.num_warps
+            assert tuple(grid[:3]) == (*kernel.grid, 1, 1)[:3]
+            arrays = []
+            for position, param in enumerate(kernel.params):
+                pointer = ctypes.cast(params[position], ctypes.POINTER(ctypes.c_uint64))[0]
+                assert pointer % 16 == 0, f"{param.name} is at {pointer:#x}"
+                arrays.append(_array_at(pointer, param))
+            self._run(kernel, arrays)
+        except BaseException:
+            self.errors.append(traceback.format_exc())
+            return FAULT
+        return 0
+
+    def _run(self, kernel: Kernel, arrays: list[Any]) -> None:
+        from lowgrad.codegen.triton.interpret import interpret
+        from lowgrad.codegen.triton.load import load
+
+        fn = load(kernel.source, kernel.name)
+        interpret(fn, kernel.grid, arrays, kernel.constants, check=self.check)
+
+
+def _array_at(pointer: int, param: Any) -> Any:
+    nbytes = param.type.nbytes
+    if nbytes == 0:
+        return np.empty(param.type.shape, param.type.dtype.numpy)
+    raw = (ctypes.c_uint8 * nbytes).from_address(pointer)
+    return np.frombuffer(raw, np.uint8).view(param.type.dtype.numpy).reshape(param.type.shape)
+
+
+@functools.cache
+def the_mock() -> Mock:
+    """The mock of this process: a driver is loaded once."""
+    return Mock()
+
+
+@contextmanager
+def mocked(patch: Any, **settings: Any) -> Iterator[Mock]:
+    """Inside, "cuda" is the mock, and kernels are interpreted."""
+    from lowgrad.codegen.cuda import functions
+
+    mock = the_mock()
+    mock.configure(**settings)
+    mock.reset()
+    patch.setattr(functions, "job_of", mock.job_of)
+    patch.setattr(functions, "compiled", mock.fake_compiled)
+    try:
+        yield mock
+    finally:
+        mock.reset()
+        mock.configure()

@@ -83,7 +83,7 @@ def plan_step(
         peak_bytes=plan.peak_bytes,
         lower_bound_bytes=plan.lower_bound_bytes,
         kernels=cost.kernels,
-        distinct_kernels=len({k.source for k in compiled.kernels}),
+        distinct_kernels=len(distinct(compiled.kernels)),
         moved_bytes=cost.bytes,
         flops=cost.flops,
         compile_s=statistics.median(times),

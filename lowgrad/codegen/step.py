@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,15 @@ def _planned(graph: Graph) -> Plan:
 
 
 def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:
-    """One kernel of each source and launch."""
-    return list({(k.source, k.num_warps, k.num_stages): k for k in kernels}.values())
+    """One kernel of each code."""
+    return list({identity(k): k for k in kernels}.values())
+
+
+def identity(kernel: Kernel) -> Hashable:
+    """What a kernel's machine code depends on. Its text has no types of params, nor constants."""
+    dtypes = tuple([p.type.dtype for p in kernel.params])
+    constants = tuple(kernel.constants.items())
+    return (kernel.source, dtypes, constants, kernel.num_warps, kernel.num_stages)
 
 
 def cross_compile_kernels(kernels: Iterable[Kernel], target: str) -> tuple[Binary, ...]:

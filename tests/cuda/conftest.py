@@ -7,14 +7,14 @@ import pytest
 pytest.importorskip("cuda.bindings")
 pytest.importorskip("triton")
 
-import mock as mocks
+import mock_gpu
 
 
 @pytest.fixture
 def mock(monkeypatch):
-    if mocks.compiler() is None:
+    if mock_gpu.compiler() is None:
         pytest.skip("no C compiler for the mock driver")
-    with mocks.mocked(monkeypatch) as made:
+    with mock_gpu.mocked(monkeypatch) as made:
         yield made
         assert not made.errors, made.errors[0]
     gc.collect()

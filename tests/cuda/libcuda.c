@@ -78,6 +78,7 @@ static void note(const char *format, ...) {
     va_start(args, format);
     int n = vsnprintf(line, sizeof line - 1, format, args);
     va_end(args);
+    if (n > (int)sizeof line - 2) n = sizeof line - 2;
     line[n++] = '\n';
     if (log_size + n + 1 > log_room) log_text = realloc(log_text, log_room = 2 * (log_room + n + 64));
     memcpy(log_text + log_size, line, n);

@@ -16,17 +16,18 @@ import numpy.typing as npt
 
 from lowgrad import config
 from lowgrad.codegen.alike import alike
-from lowgrad.codegen.cuda.functions import functions, identity
+from lowgrad.codegen.cuda.functions import functions
 from lowgrad.codegen.cuda.machine import GpuMachine
 from lowgrad.codegen.cuda.schedule import Base, KernelCall, bases_of, schedule
 from lowgrad.codegen.lower import Launch as KernelLaunch
+from lowgrad.codegen.step import identity
 from lowgrad.errors import ArgumentError, DeviceError, DeviceFault, LowgradError
 from lowgrad.ir.graph import Graph
 from lowgrad.runtime.cuda.array import ALIGNMENT, DeviceArray
 from lowgrad.runtime.cuda.gpu import Gpu
 from lowgrad.runtime.cuda.graph import Copy, CudaGraph
 from lowgrad.runtime.cuda.launch import Launch
-from lowgrad.runtime.cuda.memory import Allocation, Ring, to_device
+from lowgrad.runtime.cuda.memory import Allocation, Ring, ring, to_device
 from lowgrad.runtime.cuda.streams import Stream, current_stream
 from lowgrad.runtime.memory import Plan
 
@@ -270,5 +271,5 @@ class _Scalars:
             part = self._host[HOST_BYTES * index :][: type_.nbytes]
             self._views.append(part.view(type_.dtype.numpy).reshape(type_.shape))
         self._buffer = Allocation(self._device, nbytes, stream)
-        self._ring = Ring(nbytes, self._device)
+        self._ring = ring(self._device, nbytes)
         self._positions = positions

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable
 
 from lowgrad.codegen.kernel import Kernel
-from lowgrad.codegen.step import distinct, job_of
+from lowgrad.codegen.step import distinct, identity, job_of
 from lowgrad.codegen.triton.compile import Binary, Job
 from lowgrad.codegen.triton.store import compiled, job_key
 from lowgrad.runtime.cuda.gpu import Gpu
@@ -15,7 +14,7 @@ from lowgrad.runtime.cuda.launch import Function
 _loaded: dict[tuple[int, str], Function] = {}
 
 
-def functions(kernels: Iterable[Kernel], device: Gpu) -> dict[Any, Function]:
+def functions(kernels: Iterable[Kernel], device: Gpu) -> dict[Hashable, Function]:
     """The function of each kernel, by `identity`. What is not known is compiled side by side.
 
     Raises CompileError naming a kernel that does not compile, LaunchError for one whose blocks
@@ -29,11 +28,6 @@ def functions(kernels: Iterable[Kernel], device: Gpu) -> dict[Any, Function]:
     for (key, job), binary in zip(missing, binaries, strict=True):
         _loaded[key] = _load(device, job, binary)
     return {i: _loaded[key] for i, key in keys.items()}
-
-
-def identity(kernel: Kernel) -> Any:
-    """What tells two launches' code apart."""
-    return (kernel.source, kernel.num_warps, kernel.num_stages)
 
 
 def _load(device: Gpu, job: Job, binary: Binary) -> Function:

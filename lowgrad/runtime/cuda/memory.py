@@ -232,18 +232,39 @@ def is_pinned(array: Array) -> bool:
 
 
 class Ring:
-    """Pinned buffers in turn, for small copies at each step: none is written while it is read."""
+    """Pinned memory in turns, for small copies at each step: none is written while it is read."""
 
-    def __init__(self, nbytes: int, device: Gpu, slots: int = 16) -> None:
-        self._buffers = [pinned((nbytes,), np.dtype(np.uint8), device) for _ in range(slots)]
+    def __init__(self, device: Gpu, slot_bytes: int, slots: int) -> None:
+        self._memory = pinned((slots, slot_bytes), np.dtype(np.uint8), device)
         self._events = [Event() for _ in range(slots)]
         self._next = 0
+        self._lock = threading.Lock()
+
+    @property
+    def slot_bytes(self) -> int:
+        """The most that can be sent at once."""
+        return int(self._memory.shape[1])
 
     def send(self, data: Array, pointer: int, stream: Stream) -> None:
         """Copy `data`, bytes that fit, to `pointer`; it may change as soon as this returns."""
-        at, self._next = self._next, (self._next + 1) % len(self._buffers)
-        event, buffer = self._events[at], self._buffers[at]
-        event.synchronize()
-        buffer[: data.nbytes] = data
-        to_device(buffer[: data.nbytes], pointer, stream, wait=False)
-        event.record(stream)
+        with self._lock:
+            at, self._next = self._next, (self._next + 1) % len(self._events)
+            self._events[at].synchronize()
+            slot = self._memory[at, : data.nbytes]
+            slot[:] = data
+            to_device(slot, pointer, stream, wait=False)
+            self._events[at].record(stream)
+
+
+SLOT_BYTES, SLOTS = 1 << 13, 64
+_rings: dict[int, Ring] = {}
+
+
+def ring(device: Gpu, nbytes: int) -> Ring:
+    """The GPU's ring for up to SLOT_BYTES, a ring of its own for more."""
+    if nbytes > SLOT_BYTES:
+        return Ring(device, nbytes, 4)
+    found = _rings.get(device.index)
+    if found is None:
+        found = _rings[device.index] = Ring(device, SLOT_BYTES, SLOTS)
+    return found

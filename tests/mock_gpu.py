@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 
 from lowgrad.codegen.kernel import Kernel
+from lowgrad.codegen.step import job_of
 from lowgrad.codegen.triton.compile import Binary, Job
 from lowgrad.codegen.triton.store import job_key
 
-SOURCE = Path(__file__).with_name("libcuda.c")
+SOURCE = Path(__file__).parent / "cuda" / "libcuda.c"
 POINTER_BYTES = 8
 HIDDEN = 2  # global scratch and profiler's scratch, behind every Triton kernel's own arguments
 FAULT = 700  # CUDA_ERROR_ILLEGAL_ADDRESS
@@ -98,12 +99,12 @@ class Mock:
 
     def __init__(self) -> None:
         self.lib = library()
-        self.kernels: dict[str, Kernel] = {}
+        self.kernels: dict[str, list[Kernel]] = {}
         self.compiled: list[str] = []
-        self.check = False
+        self.check = True
         self.errors: list[str] = []
-        self._ids: list[Kernel | None] = []
-        self._by_image: dict[bytes, Kernel] = {}
+        self._ids: list[list[Kernel]] = []
+        self._by_image: dict[bytes, list[Kernel]] = {}
         # Kept, since the library holds only their addresses.
         self._callbacks = (OnFunction(self._on_function), OnLaunch(self._on_launch))
         self.lib.mock_callbacks(*self._callbacks)
@@ -153,13 +154,22 @@ class Mock:
 
     # --- Kernels ---
 
-    def job_of(self, kernel: Kernel, target: str) -> Job:
-        """As codegen's, noting which kernel a job is for."""
-        from lowgrad.codegen.step import job_of
+    def functions(self, kernels: Any, device: Any) -> Any:
+        """As codegen's, noting every kernel: equal text may be launched on several sizes."""
+        from lowgrad.codegen.cuda.functions import functions
 
-        job = job_of(kernel, target)
-        self.kernels[job_key(job)] = kernel
-        return job
+        known = list(kernels)
+        for kernel in known:
+            self.note(kernel, device.target)
+        return functions(known, device)
+
+    def note(self, kernel: Kernel, target: str) -> str:
+        """Let launches of this kernel's job be its own; the job's key."""
+        key = job_key(job_of(kernel, target))
+        kept = self.kernels.setdefault(key, [])
+        if all(k.grid != kernel.grid or k.params != kernel.params for k in kept):
+            kept.append(kernel)
+        return key
 
     def fake_compiled(self, jobs: list[Job]) -> list[Binary]:
         """Binaries whose machine code is the job's key: the interpreter needs no compiler."""
@@ -176,14 +186,14 @@ class Mock:
 
     def known(self, binary: bytes, kernel: Kernel) -> None:
         """Let a real binary's launches be `kernel`'s."""
-        self._by_image[binary[:64]] = kernel
+        self._by_image.setdefault(binary[:64], []).append(kernel)
 
     def _on_function(self, image: int, name: bytes, sizes: Any, number: Any) -> int:
         head = ctypes.string_at(image, 64)
-        kernel = self._by_image.get(head)
+        kernels = self._by_image[head]
         number[0] = len(self._ids)
-        self._ids.append(kernel)
-        count = (len(kernel.params) if kernel is not None else 0) + HIDDEN
+        self._ids.append(kernels)
+        count = len(kernels[0].params) + HIDDEN
         for position in range(count):
             sizes[position] = POINTER_BYTES
         return count
@@ -191,11 +201,10 @@ class Mock:
     def _on_launch(
         self, number: int, name: bytes, grid: Any, block: Any, shared: int, params: Any, stream: Any
     ) -> int:
-        kernel = self._ids[number]
-        assert kernel is not None
         try:
+            launched = tuple(grid[:3])
+            kernel = next(k for k in self._ids[number] if (*k.grid, 1, 1)[:3] == launched)
             assert block[0] == 32 * kernel.num_warps
-            assert tuple(grid[:3]) == (*kernel.grid, 1, 1)[:3]
             arrays = []
             for position, param in enumerate(kernel.params):
                 pointer = ctypes.cast(params[position], ctypes.POINTER(ctypes.c_uint64))[0]
@@ -232,12 +241,12 @@ def the_mock() -> Mock:
 @contextmanager
 def mocked(patch: Any, **settings: Any) -> Iterator[Mock]:
     """Inside, "cuda" is the mock, and kernels are interpreted."""
-    from lowgrad.codegen.cuda import functions
+    from lowgrad.codegen.cuda import executable, functions
 
     mock = the_mock()
     mock.configure(**settings)
     mock.reset()
-    patch.setattr(functions, "job_of", mock.job_of)
+    patch.setattr(executable, "functions", mock.functions)
     patch.setattr(functions, "compiled", mock.fake_compiled)
     try:
         yield mock

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from benchmarks import transformers
 from benchmarks.figure import Figure, Grid, Section
 from benchmarks.programs import library
+from lowgrad.codegen.step import distinct
 
 OPTIMIZERS = ("SGD", "AdamW")
 GB = 1e9

@@ -1,6 +1,7 @@
 """lowgrad: a graph compiler for training. `import lowgrad as torch` runs PyTorch programs."""
 
 from lowgrad import autograd as autograd
+from lowgrad import cuda as cuda
 from lowgrad import nn as nn
 from lowgrad import optim as optim
 from lowgrad import utils as utils
@@ -10,6 +11,7 @@ from lowgrad.autograd import is_grad_enabled as is_grad_enabled
 from lowgrad.autograd import no_grad as no_grad
 from lowgrad.autograd import set_grad_enabled as set_grad_enabled
 from lowgrad.errors import *  # noqa: F403
+from lowgrad.exchange import from_dlpack as from_dlpack
 from lowgrad.functional import *  # noqa: F403
 from lowgrad.generator import Generator as Generator
 from lowgrad.generator import default_generator as default_generator

@@ -12,7 +12,7 @@ LAYERS = """
     errors | config | ir | ops | passes | runtime | codegen
     | devices budget explain | compiler promotion generator | dump | tape | dispatch | printing | tensor
     | autograd
-    | functional | signature graphop | recording | transforms | __init__
+    | functional exchange cuda | signature graphop | recording | transforms | __init__
     | nn optim utils distributed cli demo plots
 """
 LAYER = {name: i for i, names in enumerate(LAYERS.split("|")) for name in names.split()}

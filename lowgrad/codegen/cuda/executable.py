@@ -95,8 +95,8 @@ class CudaExecutable:
         self.device.use()
         stream = current_stream(self.device)
         with self._lock:
-            if self._stream is not None and stream != self._stream:
-                stream.wait_stream(self._stream)  # the arena and the graph are still in use there
+            if self._keeps_arena and self._stream is not None and stream != self._stream:
+                stream.wait_stream(self._stream)  # the arena is still in use there
             self._stream = stream
             made = [Allocation(self.device, t.nbytes, stream) for t in self._made]
             arena = self._prepared_arena(stream)

@@ -172,6 +172,11 @@ def current_stream(device: Gpu | None = None) -> Stream:
     return found
 
 
+def set_stream(stream: Stream) -> None:
+    """Queue work on the stream's GPU on it from now on, in this thread."""
+    _state.streams[stream.device.index] = stream
+
+
 @contextlib.contextmanager
 def on_stream(stream: Stream | None) -> Iterator[None]:
     """Inside, work on the stream's GPU is queued on `stream`, and "cuda" means that GPU."""

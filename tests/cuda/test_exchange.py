@@ -82,11 +82,16 @@ def test_the_consumers_stream_waits_for_what_computes(mock):
 
     Consumer(x.__dlpack__(stream=1)).give_back()
     assert not mock.calls("cuStreamWaitEvent"), "the same stream: nothing to wait for"
-    with lowgrad.cuda.stream(lowgrad.cuda.Stream()):
-        Consumer((x + 1).__dlpack__(stream=1)).give_back()
-    (waits,) = mock.calls("cuStreamWaitEvent")
-    assert "(nil)" in waits
-    Consumer((x + 1).__dlpack__(stream=-1)).give_back()
+    other = lowgrad.cuda.Stream()
+    with lowgrad.cuda.stream(other):
+        y = x + 1
+        mock.reset()
+        Consumer(y.__dlpack__(stream=1)).give_back()
+        (waits,) = mock.calls("cuStreamWaitEvent")
+        assert waits.split()[1] == "(nil)", "the consumer's stream waits"
+        (recorded,) = mock.calls("cuEventRecord")
+        assert recorded.split()[-1] == hex(other.cuda_stream), "for what ours has queued"
+        Consumer(y.__dlpack__(stream=-1)).give_back()
     assert len(mock.calls("cuStreamWaitEvent")) == 1
 
 

@@ -103,6 +103,7 @@ class Mock:
         self.compiled: list[str] = []
         self.check = True
         self.errors: list[str] = []
+        self.seen: dict[int, Any] = {}
         self._ids: list[list[Kernel]] = []
         self._by_image: dict[bytes, list[Kernel]] = {}
         # Kept, since the library holds only their addresses.
@@ -242,14 +243,21 @@ def the_mock() -> Mock:
 def mocked(patch: Any, **settings: Any) -> Iterator[Mock]:
     """Inside, "cuda" is the mock, and kernels are interpreted."""
     from lowgrad.codegen.cuda import executable, functions
+    from lowgrad.runtime.cuda import gpu
 
     mock = the_mock()
     mock.configure(**settings)
     mock.reset()
+    gpu._gpus.update(mock.seen)
+    gpu.started.cache_clear()
     patch.setattr(executable, "functions", mock.functions)
     patch.setattr(functions, "compiled", mock.fake_compiled)
     try:
         yield mock
     finally:
         mock.reset()
-        mock.configure()
+        # For other tests this machine has no GPU; arrays and kernels of this one keep theirs.
+        mock.seen.update(gpu._gpus)
+        gpu._gpus.clear()
+        gpu.started.cache_clear()
+        mock.configure(devices=0)

@@ -180,5 +180,13 @@ def test_a_budget_below_the_state_names_what_is_missing_and_runs_nothing():
 
 
 def test_an_unknown_device_is_refused():
-    with pytest.raises(lowgrad.DeviceError, match='device "cuda" cannot run here'):
-        lowgrad.compile(lambda x: x, device="cuda")
+    with pytest.raises(lowgrad.DeviceError, match='device: "tpu" is not known'):
+        lowgrad.compile(lambda x: x, device="tpu")
+
+
+def test_a_step_for_a_gpu_that_is_not_there_is_planned_but_not_run():
+    step = lowgrad.compile(lambda x: x * 2, device="cuda")
+
+    assert step.lower(lowgrad.ones(4)).plan.arena_bytes == 16
+    with pytest.raises(lowgrad.DeviceError, match="cuda"):
+        step(lowgrad.ones(4))

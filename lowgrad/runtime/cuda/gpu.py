@@ -106,9 +106,18 @@ def count() -> int:
         return 0
 
 
-@functools.cache
+_gpus: dict[int, Gpu] = {}
+
+
 def gpu(index: int = 0) -> Gpu:
     """The GPU of number `index`. Raises DeviceError, with the reason, if it cannot be used."""
+    known = _gpus.get(index)
+    if known is None:
+        known = _gpus[index] = _found(index)
+    return known
+
+
+def _found(index: int) -> Gpu:
     started()
     found = int(call("cuDeviceGetCount"))
     if not 0 <= index < found:

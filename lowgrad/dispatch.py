@@ -76,7 +76,7 @@ def apply(op: Op, refs: tuple[Ref, ...], attrs: Attrs) -> tuple[Ref, ...]:
         return _state.recorder.apply(op, refs, attrs)
     types = _infer(op, refs, attrs)
     arrays = tuple([r.array for r in refs])
-    if _has_gpu(arrays) or _state.place is not None:
+    if _has_gpu(arrays) or _state.place is not None or op.runs_itself:
         results = devices.evaluate(op, arrays, attrs, types, _state.place)
     else:
         results = evaluate(op, arrays, attrs, types)  # type: ignore[arg-type]

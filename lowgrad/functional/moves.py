@@ -63,6 +63,7 @@ class ToDevice(Op):
     name = "to_device"
     family = "view"
     moves_data = True
+    runs_itself = True
 
     def __init__(self, to: Any, back: Any) -> None:
         self.to, self.back = to, back

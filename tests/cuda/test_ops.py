@@ -30,9 +30,7 @@ def test_an_op_gives_what_the_reference_gives(gpu, op, sample, dtype):
     types = outputs_of(op, typed.inputs, typed.attrs)
     want = evaluate(op, arrays, typed.attrs, types)
     place = devices.gpu_of(gpu)
-    refs = tuple(
-        Ref(t, upload(a, t, place)) for a, t in zip(arrays, typed.inputs, strict=True)
-    )
+    refs = tuple(Ref(t, upload(a, t, place)) for a, t in zip(arrays, typed.inputs, strict=True))
     with dispatch.placed(place):
         made = dispatch.apply(op, refs, typed.attrs)
 

@@ -90,26 +90,24 @@ def contiguous(array: DeviceArray) -> DeviceArray:
     return run([lying])[0]
 
 
-def _view(
-    op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType
-) -> DeviceArray:
+def _view(op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType) -> DeviceArray:
     if len(array.path) >= MOST_VIEWS:
         array = contiguous(array)
     if not array.path:
         if op.name == "reshape":
-            return DeviceArray(type_, array.allocation, array.offset)
+            return DeviceArray(type_, array.allocation, array.offset, source=array)
         offset = _leading(op, array, attrs, type_)
         if offset is not None:
-            return DeviceArray(type_, array.allocation, array.offset + offset)
+            at = array.offset + offset
+            return DeviceArray(type_, array.allocation, at, source=array)
     step = (op, tuple(attrs.items()))
+    path = (*array.path, step)
     return DeviceArray(
-        type_, array.allocation, array.offset, base=array.base, path=(*array.path, step)
+        type_, array.allocation, array.offset, base=array.base, path=path, source=array
     )
 
 
-def _leading(
-    op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType
-) -> int | None:
+def _leading(op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType) -> int | None:
     """Where a slice begins whose elements lie side by side, if kernels can begin to read there."""
     if op.name != "slice" or not type_.shape or type_.shape[1:] != array.shape[1:]:
         return None
@@ -130,7 +128,9 @@ def _entered(
         if array.pointer % ALIGNMENT:
             array = contiguous(DeviceArray(array.base, array.allocation, array.offset))
         operand = _Operand(array.base, array.path, array.type)
-        return operand, DeviceArray(array.base, array.allocation, array.offset)
+        if not array.path:
+            return operand, array
+        return operand, DeviceArray(array.base, array.allocation, array.offset, source=array)
     dtype = _dtype_of(array)
     whole = TensorType(array.shape, dtype)
     if array.size and not any(array.strides):  # one number, seen at every index
@@ -172,7 +172,9 @@ def _compiled(
     graph = builder.graph(outputs, name="copy" if op is None else op.name)
     graph = next(reversed(run_pipeline(graph).values()))
     taken = [graph.inputs.index(v) for v in graph.outputs if v in graph.inputs]
-    if len(taken) == len(graph.outputs) and all(operands[i].base == operands[i].type for i in taken):
+    if len(taken) == len(graph.outputs) and all(
+        operands[i].base == operands[i].type for i in taken
+    ):
         return lambda given: [given[i] for i in taken]  # `detach`, `clone`: arrays are immutable
     machine = machine_of(device)
     return CudaExecutable(graph, plan(graph, None, machine), machine, device, keeps_arena=False)

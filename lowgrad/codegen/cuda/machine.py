@@ -10,16 +10,17 @@ from lowgrad.codegen.lower import lower
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.ir.graph import Node
 from lowgrad.runtime.arena import ALIGNMENT
+from lowgrad.runtime.memory import Machine
 
 
 @dataclass(frozen=True)
-class GpuMachine:
+class GpuMachine(Machine):
     """A GPU that kernels are lowered for with `tiling`."""
 
     tiling: Tiling = DEFAULT
     # Kernels read views of their operands through index maps; one that stands alone is a copy.
-    free_views: frozenset[str] = frozenset()
-    packs_pieces: bool = True
+    free_views = frozenset()
+    packs_pieces = True
 
     def scratch_bytes(self, node: Node, over: Mapping[int, int]) -> int:
         """Partial results that one kernel of the node leaves to the next."""

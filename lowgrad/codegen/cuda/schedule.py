@@ -213,7 +213,9 @@ class _Scribe:
                 steps = _Steps(first, taken, node.attrs["steps"])
                 given: list[At] = []
                 for position, (value, dim) in enumerate(zip(node.inputs, ins, strict=True)):
-                    given.append(self._packed(value, at[value], dim, steps, layout, position, scratch))
+                    given.append(
+                        self._packed(value, at[value], dim, steps, layout, position, scratch)
+                    )
                 given += [at[node.outputs[o]] for o in sums]
                 if len(graph.inputs) > len(ins) + len(sums):
                     given.append(self._number(first))
@@ -230,8 +232,8 @@ class _Scribe:
                 homes = dict(zip(piece.inputs, given, strict=True))
                 places = self.graph(piece, plan, homes, scratch)
                 self._piece_late(piece, plan, places)
-                for place, own, type_, dim in unpack:
-                    self._strided(place, own, steps.copied(type_, dim), is_packing=False)
+                for whole, piece_at, type_, along in unpack:
+                    self._strided(whole, piece_at, steps.copied(type_, along), is_packing=False)
                 first += taken
 
     def _piece_late(self, piece: Graph, plan: Plan, at: Mapping[Value, At]) -> None:

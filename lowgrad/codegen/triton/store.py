@@ -32,8 +32,8 @@ FORMAT = 1
 # So many kernels are compiled sooner here than a process starts.
 FEW = 2
 MOST_WORKERS = 16
-HEAD = ("name", "target", "num_warps", "num_stages", "enable_fp_fusion", "shared_bytes")
-HEAD += ("scratch_bytes",)
+HEAD: tuple[str, ...] = ("name", "target", "num_warps", "num_stages", "enable_fp_fusion")
+HEAD += ("shared_bytes", "scratch_bytes")
 
 
 def compiled(jobs: Sequence[Job]) -> list[Binary]:
@@ -48,9 +48,10 @@ def compiled(jobs: Sequence[Job]) -> list[Binary]:
         found |= {key: read(job) for key, job in missing.items()}
     for key, job in missing.items():
         if found[key] is None:
-            found[key] = compile_job(job)
-            write(job, found[key])
-    return [found[job_key(job)] for job in jobs]
+            found[key] = made = compile_job(job)
+            write(job, made)
+    binaries = [found[job_key(job)] for job in jobs]
+    return [binary for binary in binaries if binary is not None]
 
 
 def workers() -> int:
@@ -80,7 +81,7 @@ def _described(job: Job) -> str:
 def _triton_version() -> str:
     """The version, and the size of the compiler itself: local builds share a version."""
     triton = require_triton()
-    library = Path(triton.__file__).parent / "_C" / "libtriton.so"
+    library = Path(str(triton.__file__)).parent / "_C" / "libtriton.so"
     return f"{triton.__version__} {library.stat().st_size if library.exists() else 0}"
 
 

@@ -39,13 +39,12 @@ class autocast:  # noqa: N801  (PyTorch's name)
                 f"autocast: the lower precision is float16 or bfloat16, not {dtype!r}",
                 fix=f'autocast("{self.kind}", dtype=lowgrad.bfloat16)',
             )
-        self._setting = Setting(enabled, dtype)
+        self._enabled, self._dtype = enabled, dtype
         self._keeps = True if cache_enabled is None else cache_enabled
         self._before: list[Any] = []
 
     def __enter__(self) -> autocast:
-        dtype = self._setting.dtype or get_autocast_dtype(self.kind)
-        setting = Setting(self._setting.enabled, dtype)
+        setting = Setting(self._enabled, self._dtype or get_autocast_dtype(self.kind))
         self._before.append(autocasting.entered(self.kind, setting, self._keeps))
         return self
 

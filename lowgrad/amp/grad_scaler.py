@@ -211,10 +211,10 @@ class GradScaler:
         """Make the tensors that the first call would make."""
         if not self._enabled or self._scale is not None:
             return
-        options = {"device": self._device}
-        self._scale = lowgrad.full((), self._init_scale, dtype=float32, **options)
-        self._growth_tracker = lowgrad.full((), self._init_growth_tracker, dtype=int32, **options)
-        self._found = [lowgrad.zeros((), **options) for _ in range(MOST_OPTIMIZERS)]
+        at = self._device
+        self._scale = lowgrad.full((), self._init_scale, dtype=float32, device=at)
+        self._growth_tracker = lowgrad.full((), self._init_growth_tracker, dtype=int32, device=at)
+        self._found = [lowgrad.zeros((), device=at) for _ in range(MOST_OPTIMIZERS)]
 
     def _compile_signature(self, walker: Any, path: str) -> tuple[Any, ...]:
         """What a recorded step depends on: the settings, and where in the cycle it begins."""

@@ -73,7 +73,7 @@ def trained(device, way, *, scaled, calls=5):
     run = lowgrad.compile(step) if way == "compiled" else step
     factors = [1.0, float("inf") if scaled else 1.0, 1.0, 1.0, 1.0][:calls]
     losses = [run(x, y, lowgrad.tensor(f).to(device)).item() for f in factors]
-    assert all(p.dtype is F32 and p.grad is None for p in net.parameters()) or way == "eager"
+    assert all(p.dtype is F32 for p in net.parameters())
     counts = {optimizer.state[p]["step"] for p in net.parameters()}
     return losses, [p.tolist() for p in net.parameters()], scaler.get_scale(), counts
 

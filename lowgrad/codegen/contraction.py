@@ -1,9 +1,10 @@
 """The contraction skeleton: tiled products of matrices, with what follows them in the same kernel.
 
 A program owns one tile of the result and loops over the inner axis. Programs go through the tiles
-in groups of rows, so that neighbours share operands in the cache. Views before the product are
-index maps of its loads. Arithmetic before it is rounded to the operands' dtype, as tensor cores
-take it; sums and what comes after are f32 (f64 of f64).
+in groups of rows, so that neighbours share operands in the cache; where tiles are too few for a
+GPU, several share one, each with a piece of the inner axis (`split_k`). Views before the product
+are index maps of its loads. Arithmetic before it is rounded to the operands' dtype, as tensor
+cores take it; sums and what comes after are f32 (f64 of f64).
 
 A sum of an operand over the inner axis is taken on the way, and what follows from it (a bias's
 update beside its weight's) is stored by the programs of the first tile along the other axis.
@@ -12,35 +13,53 @@ update beside its weight's) is stored by the programs of the first tile along th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.body import Lane
-from lowgrad.codegen.kernel import Bound, Dot, Kernel, Param, Reduce
+from lowgrad.codegen.choose import choose
+from lowgrad.codegen.kernel import Bound, Dot, Half, Kernel, Param, Reduce
 from lowgrad.codegen.operands import Operands, accumulated
+from lowgrad.codegen.problem import problem_of
 from lowgrad.codegen.reader import At
 from lowgrad.codegen.region import Region, flat_place, places
-from lowgrad.codegen.tiling import DotTiling, Tiling, ceil_div, dot_tiling
+from lowgrad.codegen.split_k import added_up, parts_of
+from lowgrad.codegen.tiling import DotTiling, Tiling, ceil_div
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
-from lowgrad.ir.index import Index, flatten, unflatten
+from lowgrad.ir.index import Index, as_index, flatten, unflatten
 from lowgrad.ir.places import summed_operand
 from lowgrad.ir.tile import Tile
 from lowgrad.ir.types import Shape
-from lowgrad.ir.walk import reached_from
-
-# Rows of tiles that programs go through together.
-GROUP = 8
+from lowgrad.ir.walk import needed, reached_from
 
 
 def contraction(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
-    """One kernel; none if there are no elements."""
+    """One kernel, or those of a split inner axis; none if there are no elements."""
     node = _product(region)
     outputs = tuple(o for o in region.outputs if o[1].type.numel)
     if not outputs:
         return ()
+    region = replace(region, outputs=outputs)
     sizes = _sizes(node)
-    tile = dot_tiling(sizes.m, sizes.n, sizes.k, node.inputs[0].type.dtype, tiling)
-    return (_Contraction(replace(region, outputs=outputs), node, sizes, tile, tiling).kernel(),)
+    tile = choose(problem_of(region, node, tiling.precision), tiling)
+    if tile.split > 1 and sizes.k:
+        return _split(region, node, sizes, tile, tiling)
+    return (_Contraction(region, node, sizes, tile, tiling).kernel(),)
+
+
+def _split(
+    region: Region, node: Node, sizes: Sizes, tile: DotTiling, tiling: Tiling
+) -> tuple[Kernel, ...]:
+    """A kernel whose programs each have a piece of the inner axis, then those that add them up."""
+    sums = tuple(_sums(region, node))
+    pieces = ceil_div(sizes.k, ceil_div(ceil_div(sizes.k, tile.k), tile.split) * tile.k)
+    parts = parts_of(node, sums, pieces)
+    made = [node.output, *(total.output for total in sums)]
+    first = replace(region, nodes=tuple(needed(region.nodes, made)), outputs=())
+    tile = replace(tile, split=pieces, slices=1)
+    writer = _Contraction(first, node, sizes, tile, tiling, parts)
+    return (writer.kernel(), *added_up(region, parts, tiling))
 
 
 @dataclass(frozen=True)
@@ -84,14 +103,26 @@ def _sums(region: Region, product: Node) -> dict[Node, int]:
 
 
 class _Contraction:
-    """Writes one kernel down."""
+    """Writes one kernel down. With `parts` it stores pieces of sums, and nothing that follows."""
 
     def __init__(
-        self, region: Region, node: Node, sizes: Sizes, tile: DotTiling, tiling: Tiling
+        self,
+        region: Region,
+        node: Node,
+        sizes: Sizes,
+        tile: DotTiling,
+        tiling: Tiling,
+        parts: Mapping[Node, Param] | None = None,
     ) -> None:
         self.region, self.node, self.sizes, self.tile = region, node, sizes, tile
         self.precision = tiling.precision
-        self.body = region.body()
+        self.parts = dict(parts or {})
+        # A tile without lanes along an axis is not cut.
+        self.slices = 1 if 1 in (sizes.m, sizes.n) else tile.slices
+        # The numbers of the inner axis that a program goes through, and where it starts.
+        self.chunk = ceil_div(ceil_div(sizes.k, tile.k), tile.split) * tile.k
+        self.piece, self.start = as_index(0), as_index(0)
+        self.body = region.body(tuple(self.parts.values()))
         self.reader = region.reader(self.body)
         self.operands = Operands(self.body, self.reader, region.producers, tile.fn)
         self.dtype = node.inputs[0].type.dtype
@@ -103,16 +134,26 @@ class _Contraction:
     def kernel(self) -> Kernel:
         """The kernel: which tile, the product's loop, stores."""
         batch, row, col = self._tile_of_program()
-        acc = self._without_unit_axes(self._product(batch, row, col))
-        self._give(self.node.output, acc, (*batch, row, col))
-        self._store((*batch, row, col))
+        acc = self._product(batch, row, col)
+        for sliced, part in self._sliced(acc, col):
+            self._give(self.node.output, self._without_unit_axes(part), (*batch, row, sliced))
+            self._store((*batch, row, sliced))
         self._store_sums(row, col)
         tile = self.tile
         constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
         if self.sizes.k == 0:
             del constants["BLOCK_K"]
+        if self.slices > 1:
+            constants["SLICE_N"] = tile.n // self.slices
         return self.region.kernel(
-            self.body, constants, self.programs, tile.num_warps, tile.num_stages
+            self.body,
+            constants,
+            self.programs,
+            tile.num_warps,
+            tile.num_stages,
+            tuple(self.parts.values()),
+            "_pieces" if self.parts else "",
+            in_slices=self.slices > 1,
         )
 
     @property
@@ -122,19 +163,21 @@ class _Contraction:
 
     @property
     def programs(self) -> int:
-        """One for each tile."""
-        return self.sizes.batch * math.prod(self.blocks)
+        """One for each tile, and each piece of the inner axis."""
+        return self.tile.split * self.sizes.batch * math.prod(self.blocks)
 
     def _tile_of_program(self) -> tuple[At, Index, Index]:
         """The batch index, the rows and the columns of this program's tile."""
-        body, (blocks_m, blocks_n) = self.body, self.blocks
+        body, tiles = self.body, math.prod(self.blocks)
         pid = body.program_id(self.programs)
-        batch = body.assign("batch", pid // (blocks_m * blocks_n))
-        number = pid % (blocks_m * blocks_n)
-        # Groups of equal size only, so that the last one is no special case.
-        group = max(g for g in range(1, GROUP + 1) if blocks_m % g == 0)
-        block_m = number // (group * blocks_n) * group + number % group
-        block_n = number % (group * blocks_n) // group
+        batch = pid // tiles
+        if self.tile.split > 1:
+            # Pieces last, so that programs which run together share operands.
+            self.piece = body.assign("piece", pid // (tiles * self.sizes.batch))
+            self.start = self.piece * self.chunk
+            batch = batch % self.sizes.batch
+        batch = body.assign("batch", batch)
+        block_m, block_n = _in_groups(pid % tiles, self.blocks, self.tile.group)
         block_m = body.assign("block_m", block_m)
         block_n = body.assign("block_n", block_n)
         self.number = (block_m, block_n)
@@ -144,6 +187,30 @@ class _Contraction:
             self._lanes("rows", self.sizes.m, block_m, "BLOCK_M", self.tile.m, 0),
             self._lanes("cols", self.sizes.n, block_n, "BLOCK_N", self.tile.n, 1),
         )
+
+    def _sliced(self, acc: Tile, col: Index) -> Iterator[tuple[Index, Tile]]:
+        """The tile's pieces along its columns, each with its columns: as many as halving makes."""
+        if self.slices == 1:
+            yield col, acc
+            return
+        body, width = self.body, self.tile.n // self.slices
+        total = self.blocks[1] * self.tile.n
+        for number, part in enumerate(self._halved(acc, self.slices)):
+            start = self.number[1] * self.tile.n + number * width
+            sliced = body.add_lanes(
+                "cols", self.sizes.n, start, "SLICE_N", width, 1, "[None, :]", "col_mask", total
+            )
+            yield sliced, part
+
+    def _halved(self, part: Tile, pieces: int) -> Iterator[Tile]:
+        if pieces == 1:
+            yield part
+            return
+        for which in (0, 1):
+            name = self.body.fresh("acc")
+            # Lanes of the slice, of which this is one before it is halved any further.
+            self.body.add(Half(name, part.name, which), self.body.lanes_of(part.name))
+            yield from self._halved(Tile(self.body, name, part.dtype), pieces // 2)
 
     def _lanes(
         self, wish: str, size: int, block: Index, constant: str, width: int, axis: int
@@ -167,7 +234,9 @@ class _Contraction:
             return acc
         a_value, b_value = self.node.inputs
         totals = {n: self._total(n, operand) for n, operand in self.sums.items()}
-        with body.loop("k", self.sizes.k, "BLOCK_K") as k:
+        stop = self.chunk if self.parts else self.sizes.k
+        with body.loop("k", stop, "BLOCK_K") as k:
+            k = self.start + k
             inner_a = self._inner(k, "inner_a", 1)
             a, a_narrow = self._operand(a_value, (*batch, row, inner_a), "inner_a")
             inner_b = self._inner(k, "inner_b", 0)
@@ -210,9 +279,16 @@ class _Contraction:
 
     def _inner(self, start: Index, wish: str, axis: int) -> Index:
         view = "[:, None]" if axis == 0 else "[None, :]"
-        size = self.sizes.k
         return self.body.add_lanes(
-            wish, size, start, "BLOCK_K", self.tile.k, axis, view, f"{wish}_mask"
+            wish,
+            self.sizes.k,
+            start,
+            "BLOCK_K",
+            self.tile.k,
+            axis,
+            view,
+            f"{wish}_mask",
+            self.tile.split * self.chunk,
         )
 
     def _operand(self, value: Value, at: At, lanes: str) -> tuple[Tile, Tile]:
@@ -239,23 +315,38 @@ class _Contraction:
 
     def _store(self, own: At) -> None:
         value = self.node.output
+        if self.parts:
+            self._store_part(self.node, flatten(own, value.type.shape))
+            return
         outputs = [o for o in self.region.outputs if o[0] not in self.of_sums]
         self._stored(outputs, own, value.type.shape, places(self.region.nodes, {value: own}))
 
     def _store_sums(self, row: Index, col: Index) -> None:
         """In one of the programs that have each sum: the first along the other axis."""
         for total, operand in self.sums.items():
-            outputs = [o for o in self.region.outputs if self.of_sums.get(o[0]) is total]
-            at, shape = (row, col)[operand], (total.output.type.numel,)
-            seeds = {total.output: unflatten(at, total.output.type.shape)}
-            found = places(self.region.nodes, seeds)
             other = self.number[1 - operand]
             if other.is_constant:
-                self._stored(outputs, (at,), shape, found)
+                self._store_sum(total, (row, col)[operand])
                 continue
             test = self.body.test((Bound(other, None, 1),), name="is_first")
             with self.body.when(test):
-                self._stored(outputs, (at,), shape, found)
+                self._store_sum(total, (row, col)[operand])
+
+    def _store_sum(self, total: Node, at: Index) -> None:
+        if self.parts:
+            self._store_part(total, at)
+            return
+        outputs = [o for o in self.region.outputs if self.of_sums.get(o[0]) is total]
+        seeds = {total.output: unflatten(at, total.output.type.shape)}
+        shape = (total.output.type.numel,)
+        self._stored(outputs, (at,), shape, places(self.region.nodes, seeds))
+
+    def _store_part(self, node: Node, flat: Index) -> None:
+        """This program's piece of the sums that `node` makes."""
+        value, param = node.output, self.parts[node]
+        part = self.reader.tile(value, unflatten(flat, value.type.shape))
+        at = self.piece * value.type.numel + flat
+        self.body.store(param.name, at, part, self.body.masks_of(flat))
 
     def _stored(
         self,
@@ -271,6 +362,20 @@ class _Contraction:
         for param, flat, result in results:
             masks = self.body.masks_of(flat)
             self.body.store(param.name, flat, result, masks)
+
+
+def _in_groups(number: Index, blocks: tuple[int, int], wanted: int) -> tuple[Index, Index]:
+    """The row and the column of tile `number`: groups of about `wanted` rows are gone through.
+
+    Groups are of equal size, so that the last one is no special case; where rows cannot be grouped
+    so, columns are.
+    """
+    sizes = [max(g for g in range(1, max(wanted, 1) + 1) if of % g == 0) for of in blocks]
+    axis = 0 if 2 * sizes[0] >= min(wanted, blocks[0]) or sizes[0] >= sizes[1] else 1
+    group = sizes[axis]
+    one = number // (group * blocks[1 - axis]) * group + number % group
+    other = number % (group * blocks[1 - axis]) // group
+    return (one, other) if axis == 0 else (other, one)
 
 
 def _last(lanes: dict[str, Lane], wish: str) -> str:

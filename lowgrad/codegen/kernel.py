@@ -153,6 +153,15 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
+class Half:
+    """name = the first (which: 0) or the second half of the columns of the tile `value`."""
+
+    name: str
+    value: str
+    which: int
+
+
+@dataclass(frozen=True, slots=True)
 class CumSum:
     """name = the running sums of `value` along tile axis `axis`."""
 
@@ -199,6 +208,7 @@ Statement = (
     | Broadcast
     | Reduce
     | Dot
+    | Half
     | CumSum
     | Update
     | Loop

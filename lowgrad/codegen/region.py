@@ -56,8 +56,13 @@ class Region:
         num_stages: int = 1,
         more: tuple[Param, ...] = (),
         suffix: str = "",
+        *,
+        in_slices: bool = False,
     ) -> Kernel:
-        """The kernel whose statements `body` holds; params that it does not touch are left out."""
+        """The kernel whose statements `body` holds; params that it does not touch are left out.
+
+        in_slices: whether loads and stores at different places are of different lanes.
+        """
         statements = body.finished()
         touched = {s.param for s in walk(statements) if isinstance(s, Load | Store)}
         params = [*self.inputs.values(), *more, *(p for _, p in self.outputs)]
@@ -74,12 +79,12 @@ class Region:
             flops=flops(self.nodes),
             wide=body.is_wide,
             locs=body.locs,
-            in_place=_in_place(body, kept),
+            in_place=_in_place(body, kept, in_slices=in_slices),
         )
 
 
 # Names of constexprs: taken in every kernel, so that no value is called like one.
-CONSTANTS = ("BLOCK", "ROWS", "COLS", "SOURCES", "BLOCK_M", "BLOCK_N", "BLOCK_K")
+CONSTANTS = ("BLOCK", "ROWS", "COLS", "SOURCES", "BLOCK_M", "BLOCK_N", "BLOCK_K", "SLICE_N")
 
 
 def region_of(node: Node) -> Region:
@@ -147,7 +152,9 @@ def flops(nodes: tuple[Node, ...]) -> int:
     return total
 
 
-def _in_place(body: Body, params: Mapping[str, Param]) -> tuple[tuple[str, str], ...]:
+def _in_place(
+    body: Body, params: Mapping[str, Param], *, in_slices: bool
+) -> tuple[tuple[str, str], ...]:
     """(out, in) params that may share memory: `in` is only read where `out` is then written."""
     loads: dict[str, set[object]] = {}
     stores: dict[str, set[object]] = {}
@@ -163,7 +170,7 @@ def _in_place(body: Body, params: Mapping[str, Param]) -> tuple[tuple[str, str],
         (out, read)
         for out, places in stores.items()
         for read, read_at in loads.items()
-        if places == read_at and len(places) == 1 and not inside & {out, read}
+        if places == read_at and (in_slices or len(places) == 1) and not inside & {out, read}
         if params[out].type == params[read].type
     )
 

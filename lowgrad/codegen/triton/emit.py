@@ -13,6 +13,7 @@ from lowgrad.codegen.kernel import (
     CumSum,
     Dot,
     Fill,
+    Half,
     Kernel,
     Lanes,
     Load,
@@ -144,6 +145,7 @@ class _Printer:
             Broadcast: lambda s: f"tl.broadcast_to({s.value}, {_shape(s.shape)})",
             Reduce: self._reduce,
             CumSum: lambda s: f"tl.cumsum({s.value}, axis={s.axis})",
+            Half: self._half,
         }
         return printers[type(statement)](statement)
 
@@ -187,6 +189,10 @@ class _Printer:
         if not s.value and s.shape and not math.copysign(1, s.value) < 0:
             return f"tl.zeros({_shape(s.shape)}, {dtype})"
         return f"tl.full({_shape(s.shape)}, {literal(s.value)}, {dtype})"
+
+    def _half(self, s: Half) -> str:
+        self.dtypes[s.name] = self.dtypes[s.value]
+        return f"_half({s.value}, {s.which})"
 
     # --- Reductions ---
 
@@ -345,7 +351,7 @@ def _use_counts(body: tuple[Statement, ...]) -> dict[str, int]:
         read: tuple[Arg, ...] = ()
         if isinstance(s, Let):
             read = s.args
-        elif isinstance(s, Update | Store | Reduce | CumSum | Broadcast):
+        elif isinstance(s, Update | Store | Reduce | CumSum | Half | Broadcast):
             read = (s.value,)
         elif isinstance(s, Dot):
             read = (s.a, s.b)

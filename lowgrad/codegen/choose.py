@@ -1,0 +1,260 @@
+"""Blocks of a contraction for one kind of GPU: the best few by a model of its time, unmeasured.
+
+The model has no more than what tells candidates apart: tiles in waves over the multiprocessors,
+tensor cores and what feeds them, copies in flight, and bytes through both levels of memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice, product
+
+from lowgrad.codegen.gpus import GpuSpec, spec_of
+from lowgrad.codegen.problem import Problem
+from lowgrad.codegen.tiling import DotTiling, Tiling, ceil_div, dot_tiling, power_of_2
+from lowgrad.ir.types import float32
+
+# Seconds until a copy from memory arrives, under load: about a thousand cycles (Luo et al. 2024).
+LATENCY = 0.7e-6
+# Seconds that a launch costs in a CUDA graph, with the ramp-up and the tail of its programs.
+LAUNCH = 2.5e-6
+# Cycles of a turn in which tensor cores wait: barriers and the wait for the next stage's copies.
+TURN = 64
+# Bytes a cycle that shared memory gives a multiprocessor: 32 banks of 4 (CUDA C++ Programming
+# Guide, "Shared Memory").
+SHARED_RATE = 128
+# Blocks that a piece of the inner axis has at least: fewer do not fill the pipeline.
+LEAST_TURNS = 8
+# More pieces than this cost more to add up than they bring.
+MOST_PIECES = 16
+# A thread has 255 registers, some of which hold addresses.
+MOST_ACCUMULATORS = 128
+# Blocks of FMA keep a corner of both operands in registers as well.
+MOST_FMA_ACCUMULATORS = 64
+
+
+def choose(problem: Problem, tiling: Tiling) -> DotTiling:
+    """The blocks for `problem`: those of `tiling`, the model's first, or the portable ones."""
+    if tiling.dot is not None:
+        return tiling.dot
+    return next(iter(candidates(problem, tiling)))
+
+
+def candidates(problem: Problem, tiling: Tiling, count: int = 8) -> tuple[DotTiling, ...]:
+    """The best `count` choices by modelled time, the best first; or the portable one alone.
+
+    All fit into the GPU's shared memory and registers by estimate, so none is compiled in vain.
+    """
+    spec = spec_of(tiling.target)
+    p = problem
+    is_given = bool(tiling.m or tiling.n or tiling.k)
+    has_dot = p.dtype is float32 or p.dtype.is_low_precision
+    if spec is None or is_given or not has_dot or not p.is_aligned or not p.flops:
+        return (dot_tiling(p.m, p.n, p.k, p.dtype, tiling),)
+    return _ranked(problem, spec)[:count]
+
+
+@lru_cache(maxsize=1024)
+def _ranked(problem: Problem, spec: GpuSpec) -> tuple[DotTiling, ...]:
+    """The fitting choices by time."""
+
+    def cost(tile: DotTiling) -> tuple[float, int, int, int]:
+        # Of equal ones fewer turns, then fewer registers, then the deeper pipeline: the first two
+        # cost what the model does not know, the last bears longer waits than it knows.
+        time = seconds(problem, tile, spec)
+        return (time, -tile.k, accumulators(tile), -tile.num_stages)
+
+    return tuple(islice(sorted(_fitting(problem, spec), key=cost), 64))
+
+
+# --- What there is to choose from --------------------------------------------------------------
+
+
+def _fitting(problem: Problem, spec: GpuSpec) -> Iterator[DotTiling]:
+    for m, n, k, warps, stages in product(
+        _sizes(problem.m, 256), _sizes(problem.n, 256), _depths(problem), (4, 8), (2, 3, 4, 5)
+    ):
+        tile = DotTiling(m, n, k, "dot", warps, stages)
+        held = accumulators(tile)
+        if held < 8 or held > _most_accumulators(problem):
+            continue
+        if shared_bytes(problem, tile, spec) > spec.block_shared_bytes:
+            continue
+        tile = replace(tile, group=_group(problem, tile, spec), slices=_slices(problem, tile))
+        for split in _splits(problem, tile, spec):
+            yield replace(tile, split=split, slices=1 if split > 1 else tile.slices)
+
+
+def _sizes(size: int, largest: int) -> tuple[int, ...]:
+    """Blocks along an axis: tensor cores' smallest only where the axis is no longer."""
+    most = min(max(power_of_2(size), 16), largest)
+    return tuple(b for b in (16, 32, 64, 128, 256) if b == most or 64 <= b <= most)
+
+
+def _depths(problem: Problem) -> tuple[int, ...]:
+    """Blocks along the inner axis: rows of 128 bytes in shared memory, or 64, as swizzling has."""
+    most = max(power_of_2(problem.k), 16)
+    if _is_fma(problem):
+        return (min(16, most),)
+    widest = 128 // problem.dtype.itemsize
+    return tuple(dict.fromkeys(min(b, most) for b in (widest // 2, widest)))
+
+
+def _is_fma(problem: Problem) -> bool:
+    return problem.dtype is float32 and problem.precision == "ieee"
+
+
+def _most_accumulators(problem: Problem) -> int:
+    if _is_fma(problem):
+        return MOST_FMA_ACCUMULATORS
+    # A sum holds a tile of its operand, in f32, beside the accumulators.
+    return MOST_ACCUMULATORS // 2 if problem.has_sums else MOST_ACCUMULATORS
+
+
+def _group(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:
+    """As many rows of tiles as make the tiles that run together a square of elements."""
+    side = math.sqrt(spec.sms * tile.n / tile.m)
+    return max(1, min(round(side), ceil_div(problem.m, tile.m)))
+
+
+def _slices(problem: Problem, tile: DotTiling) -> int:
+    """Arithmetic holds two or three tiles at once: in slices of 32 elements a thread they fit."""
+    if not problem.has_epilogue:
+        return 1
+    return max(1, min(accumulators(tile) // 32, tile.n // 32))
+
+
+def _splits(problem: Problem, tile: DotTiling, spec: GpuSpec) -> Iterator[int]:
+    """Into how many pieces the inner axis may be cut: equal ones, if there is a choice."""
+    yield 1
+    turns = ceil_div(problem.k, tile.k)
+    if _tiles(problem, tile) >= spec.sms:
+        return
+    most = min(MOST_PIECES, turns // LEAST_TURNS)
+    equal = [s for s in range(2, most + 1) if turns % s == 0]
+    yield from equal or range(2, most + 1)
+
+
+# --- What it would cost ------------------------------------------------------------------------
+
+
+def _tiles(problem: Problem, tile: DotTiling) -> int:
+    return problem.batch * ceil_div(problem.m, tile.m) * ceil_div(problem.n, tile.n)
+
+
+def accumulators(tile: DotTiling) -> int:
+    """Registers of one thread that hold the tile's sums."""
+    return tile.m * tile.n // (32 * tile.num_warps)
+
+
+def shared_bytes(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:
+    """The pipeline's buffers, or the tile on its way to memory, which takes their place.
+
+    mma.sync has one stage of them in registers, the others have all in shared memory.
+    """
+    stage = (tile.m + tile.n) * tile.k * problem.dtype.itemsize
+    stages = max(tile.num_stages - (spec.mma == "mma" or _is_fma(problem)), 1)
+    return max(stages * stage, tile.m * tile.n * 4 // tile.slices) + 64
+
+
+def registers(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:
+    """Of one thread, about: sums, and addresses, fragments and what the epilogue holds.
+
+    From compiled kernels; tcgen05 keeps the sums in a memory of their own until they are stored.
+    """
+    held = accumulators(tile)
+    share, base = {"mma": (1.25, 72), "wgmma": (1.25, 40), "tcgen05": (0.75, 56)}[spec.mma]
+    if _is_fma(problem):
+        share, base = 2.75, 56
+    about = int(share * held) + base + (16 if problem.has_epilogue else 0)
+    return min(ceil_div(about, 8) * 8, 255)
+
+
+def blocks_at_once(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:
+    """Blocks that one multiprocessor holds: by registers (64 Ki) and by shared memory."""
+    by_registers = 65536 // (32 * tile.num_warps * ceil_div(registers(problem, tile, spec), 8) * 8)
+    # The system takes 1 KiB of each block.
+    by_shared = spec.shared_bytes // (shared_bytes(problem, tile, spec) + 1024)
+    return max(1, min(by_registers, by_shared, 64 // tile.num_warps))
+
+
+def seconds(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:
+    """The modelled time of the kernel, and of the one that adds up pieces."""
+    at_once = blocks_at_once(problem, tile, spec)
+    programs = _tiles(problem, tile) * tile.split
+    full, rest = divmod(programs, spec.sms * at_once)
+    work = full * _wave(problem, tile, spec, at_once)
+    if rest:
+        work += _wave(problem, tile, spec, ceil_div(rest, spec.sms))
+    # The result is written while other tiles are made, and their operands read.
+    moved = _dram_bytes(problem, tile, spec, at_once) / spec.dram
+    cached = programs * _turns(problem, tile) * _stage_bytes(problem, tile) / spec.l2
+    return LAUNCH + max(work, moved, cached) + _adding_up(problem, tile, spec)
+
+
+def _turns(problem: Problem, tile: DotTiling) -> int:
+    return ceil_div(ceil_div(problem.k, tile.k), tile.split)
+
+
+def _stage_bytes(problem: Problem, tile: DotTiling) -> int:
+    return (tile.m + tile.n) * tile.k * problem.dtype.itemsize
+
+
+def _wave(problem: Problem, tile: DotTiling, spec: GpuSpec, blocks: int) -> float:
+    """How long a multiprocessor takes for `blocks` programs that it runs side by side.
+
+    What one of them waits for at its start and end, others fill.
+    """
+    work = 2 * tile.m * tile.n * tile.k / (spec.flops(problem.dtype, problem.precision) / spec.sms)
+    feed = _fed_bytes(problem, tile, spec) / (SHARED_RATE * spec.clock)
+    busy = blocks * max(work, feed) + TURN / spec.clock
+    turn = max(busy, LATENCY / max(tile.num_stages - 1, 1))
+    element = 4 if tile.split > 1 else problem.result_bytes
+    store = tile.m * tile.n * element * blocks / (spec.l2 / spec.sms)
+    return _turns(problem, tile) * turn + (2 * LATENCY + store) / blocks
+
+
+def _fed_bytes(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:
+    """What tensor cores read of shared memory in one turn.
+
+    wgmma reads 64 rows of A and all of B for each of its instructions (PTX ISA, "Asynchronous
+    warpgroup level matrix multiply-accumulate"); with mma.sync each warp reads the rows and the
+    columns of its part of the tile, a square; tcgen05 reads each operand once.
+    """
+    element = problem.dtype.itemsize * tile.k
+    if spec.mma == "tcgen05" and not _is_fma(problem):
+        return (tile.m + tile.n) * element
+    if spec.mma == "wgmma" and tile.m >= 64 and not _is_fma(problem):
+        # Both groups of 4 warps read all of B, and each its own rows of A.
+        return (tile.m + ceil_div(tile.m, 64) * tile.n) * element
+    side = math.sqrt(tile.m * tile.n / tile.num_warps)
+    return 2 * side * tile.num_warps * element
+
+
+def _dram_bytes(problem: Problem, tile: DotTiling, spec: GpuSpec, at_once: int) -> float:
+    """Operands once for each wave that reads them, unless they stay in the cache; the result."""
+    p = problem
+    result = p.batch * p.m * p.n * p.result_bytes
+    if tile.split > 1:
+        result = 0  # the other kernel's
+    if p.operand_bytes <= spec.l2_bytes // 2:
+        return p.operand_bytes + result
+    wave = min(spec.sms * at_once, _tiles(p, tile) * tile.split)
+    rows = min(tile.group, ceil_div(p.m, tile.m))
+    cols = min(ceil_div(wave, rows), ceil_div(p.n, tile.n))
+    read = (rows * tile.m + cols * tile.n) * p.k * p.dtype.itemsize
+    waves = _tiles(p, tile) / (rows * cols)
+    return max(waves * read, p.operand_bytes) + result
+
+
+def _adding_up(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:
+    """The kernel after a split one: all pieces written and read, and the result."""
+    if tile.split == 1:
+        return 0.0
+    p = problem
+    pieces = 4 * tile.split * p.batch * p.m * p.n
+    rate = spec.l2 / 2 if pieces <= spec.l2_bytes // 2 else spec.dram
+    return LAUNCH + 2 * pieces / rate + p.batch * p.m * p.n * p.result_bytes / spec.dram

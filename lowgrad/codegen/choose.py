@@ -128,14 +128,14 @@ def _slices(problem: Problem, tile: DotTiling) -> int:
 
 
 def _splits(problem: Problem, tile: DotTiling, spec: GpuSpec) -> Iterator[int]:
-    """Into how many pieces the inner axis may be cut: equal ones, if there is a choice."""
+    """Into how many pieces the inner axis may be cut: no piece is empty."""
     yield 1
     turns = ceil_div(problem.k, tile.k)
-    if _tiles(problem, tile) >= spec.sms:
+    if _tiles(problem, tile) > 2 * spec.sms:
         return
-    most = min(MOST_PIECES, turns // LEAST_TURNS)
-    equal = [s for s in range(2, most + 1) if turns % s == 0]
-    yield from equal or range(2, most + 1)
+    for split in range(2, min(MOST_PIECES, turns // LEAST_TURNS) + 1):
+        if ceil_div(turns, ceil_div(turns, split)) == split:
+            yield split
 
 
 # --- What it would cost ------------------------------------------------------------------------

@@ -157,6 +157,11 @@ class _Contraction:
         )
 
     @property
+    def covered(self) -> int:
+        """The numbers of the inner axis that the programs of one tile would go through."""
+        return self.tile.split * self.chunk
+
+    @property
     def blocks(self) -> tuple[int, int]:
         """How many tiles the result has along its rows and its columns."""
         return ceil_div(self.sizes.m, self.tile.m), ceil_div(self.sizes.n, self.tile.n)
@@ -234,8 +239,11 @@ class _Contraction:
             return acc
         a_value, b_value = self.node.inputs
         totals = {n: self._total(n, operand) for n, operand in self.sums.items()}
-        stop = self.chunk if self.parts else self.sizes.k
-        with body.loop("k", stop, "BLOCK_K") as k:
+        stop, limit = self.sizes.k, None
+        if self.parts:
+            stop = self.chunk
+            limit = self.sizes.k - self.start if self.covered > self.sizes.k else None
+        with body.loop("k", stop, "BLOCK_K", limit) as k:
             k = self.start + k
             inner_a = self._inner(k, "inner_a", 1)
             a, a_narrow = self._operand(a_value, (*batch, row, inner_a), "inner_a")
@@ -288,7 +296,8 @@ class _Contraction:
             axis,
             view,
             f"{wish}_mask",
-            self.tile.split * self.chunk,
+            # The last piece ends earlier: only what is past its last whole block is masked.
+            ceil_div(self.sizes.k, self.tile.k) * self.tile.k,
         )
 
     def _operand(self, value: Value, at: At, lanes: str) -> tuple[Tile, Tile]:

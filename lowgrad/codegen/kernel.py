@@ -180,12 +180,13 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """For `name` from 0 to stop in steps: the body."""
+    """The body, for `name` from 0 to stop in steps, or to `limit` where that is less."""
 
     name: str
     stop: int
     step: str
     body: tuple[Statement, ...]
+    limit: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,11 +119,10 @@ class _Printer:
         elif isinstance(statement, Store):
             yield self._store(statement)
         elif isinstance(statement, Loop):
-            steps = (
-                f"0, {statement.stop}, {statement.step}"
-                if statement.step != "1"
-                else statement.stop
-            )
+            stop = str(statement.stop)
+            if statement.limit is not None:
+                stop = f"min({stop}, {statement.limit})"
+            steps = f"0, {stop}, {statement.step}" if statement.step != "1" else stop
             yield f"for {statement.name} in range({steps}):"
         elif isinstance(statement, When):
             yield f"if {' & '.join(statement.tests)}:"

@@ -54,7 +54,8 @@ def candidates(problem: Problem, tiling: Tiling, count: int = 8) -> tuple[DotTil
     has_dot = p.dtype is float32 or p.dtype.is_low_precision
     if spec is None or is_given or not has_dot or not p.is_aligned or not p.flops:
         return (dot_tiling(p.m, p.n, p.k, p.dtype, tiling),)
-    return _ranked(problem, spec)[:count]
+    is_boxed = problem.is_boxed and tiling.descriptors and spec.has_descriptors
+    return _ranked(replace(problem, is_boxed=is_boxed), spec)[:count]
 
 
 @lru_cache(maxsize=1024)
@@ -81,11 +82,28 @@ def _fitting(problem: Problem, spec: GpuSpec) -> Iterator[DotTiling]:
         held = accumulators(tile)
         if held < 8 or held > _most_accumulators(problem):
             continue
-        if shared_bytes(problem, tile, spec) > spec.block_shared_bytes:
-            continue
         tile = replace(tile, group=_group(problem, tile, spec), slices=_slices(problem, tile))
-        for split in _splits(problem, tile, spec):
-            yield replace(tile, split=split, slices=1 if split > 1 else tile.slices)
+        for one in _ways(problem, tile, spec):
+            if shared_bytes(problem, one, spec) <= spec.block_shared_bytes:
+                yield one
+
+
+def _ways(problem: Problem, tile: DotTiling, spec: GpuSpec) -> Iterator[DotTiling]:
+    """How programs share the work in these blocks, and how they read."""
+    for split in _splits(problem, tile, spec):
+        one = replace(tile, split=split, slices=1 if split > 1 else tile.slices)
+        yield one
+        # Only whole blocks: what lies behind a matrix's last column is another's.
+        if problem.is_boxed and problem.k % tile.k == 0:
+            one = replace(one, boxes=True)
+            yield one
+            at_once = blocks_at_once(problem, one, spec)
+            if split == 1 and _tiles(problem, tile) > spec.sms * at_once:
+                # A tile is stored while the next one's operands arrive: beside them, in slices.
+                slices = max(accumulators(tile) // 32, 1)
+                one = replace(one, slices=slices)
+                at_once = blocks_at_once(problem, replace(one, programs=1), spec)
+                yield replace(one, programs=spec.sms * at_once)
 
 
 def _sizes(size: int, largest: int) -> tuple[int, ...]:
@@ -153,11 +171,13 @@ def accumulators(tile: DotTiling) -> int:
 def shared_bytes(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:
     """The pipeline's buffers, or the tile on its way to memory, which takes their place.
 
+    Programs that go from tile to tile have both.
     mma.sync has one stage of them in registers, the others have all in shared memory.
     """
     stage = (tile.m + tile.n) * tile.k * problem.dtype.itemsize
     stages = max(tile.num_stages - (spec.mma == "mma" or _is_fma(problem)), 1)
-    return max(stages * stage, tile.m * tile.n * 4 // tile.slices) + 64
+    result = tile.m * tile.n * 4 // tile.slices
+    return (stages * stage + result if tile.programs else max(stages * stage, result)) + 64
 
 
 def registers(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:
@@ -189,6 +209,8 @@ def seconds(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:
     work = full * _wave(problem, tile, spec, at_once)
     if rest:
         work += _wave(problem, tile, spec, ceil_div(rest, spec.sms))
+    if tile.programs:
+        work += 2 * LATENCY
     # The result is written while other tiles are made, and their operands read.
     moved = _dram_bytes(problem, tile, spec, at_once) / spec.dram
     cached = programs * _turns(problem, tile) * _stage_bytes(problem, tile) / spec.l2
@@ -214,7 +236,9 @@ def _wave(problem: Problem, tile: DotTiling, spec: GpuSpec, blocks: int) -> floa
     turn = max(busy, LATENCY / max(tile.num_stages - 1, 1))
     element = 4 if tile.split > 1 else problem.result_bytes
     store = tile.m * tile.n * element * blocks / (spec.l2 / spec.sms)
-    return _turns(problem, tile) * turn + (2 * LATENCY + store) / blocks
+    if not tile.programs:
+        store += 2 * LATENCY
+    return _turns(problem, tile) * turn + store / blocks
 
 
 def _fed_bytes(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:

@@ -21,16 +21,29 @@ Role = OneOf["in", "out", "scratch"]
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """What a descriptor says: the value's memory is a matrix of `shape`, read in blocks of `block`.
+
+    Rows follow each other without gaps; a block's elements past the end of the matrix are 0.
+    """
+
+    shape: tuple[int, int]
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Param:
     """A pointer argument. `value` is the node's input or output; a scratch one is in no graph.
 
     Scratch lives from the kernel that writes it to the last one of the same node.
+    box: given if the argument is a descriptor in place of a pointer, which only LoadBox reads.
     """
 
     name: str
     type: TensorType
     role: Role
     value: Value
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,17 @@ class Load:
     other: Literal | None = None
     widen: bool = True
     shape: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBox:
+    """name = the block of a descriptor's matrix at row and column `at`; its transpose, if asked."""
+
+    name: str
+    param: str
+    at: tuple[Index, Index]
+    dtype: DType
+    is_transposed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +204,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The body, for `name` from 0 to stop in steps, or to `limit` where that is less."""
+    """The body, for `name` from 0 to stop in steps, or to `limit` where that is less.
+
+    start: what is begun with, if not 0.  flat: whether the loop that it holds is to be joined with
+    it, so that copies for the next turn begin before this one ends.
+    """
 
     name: str
     stop: int
     step: str
     body: tuple[Statement, ...]
     limit: Index | None = None
+    start: Index | None = None
+    flat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +234,7 @@ Statement = (
     | Assign
     | Test
     | Load
+    | LoadBox
     | Store
     | Fill
     | Broadcast
@@ -247,7 +278,7 @@ class Kernel:
     @property
     def bytes_read(self) -> int:
         """Bytes of all inputs, each once."""
-        return sum(p.type.nbytes for p in self.params if self._is_read(p))
+        return sum({p.value: p.type.nbytes for p in self.params if self._is_read(p)}.values())
 
     @property
     def bytes_written(self) -> int:
@@ -259,7 +290,7 @@ class Kernel:
 
     @cached_property
     def _loaded(self) -> frozenset[str]:
-        return frozenset(s.param for s in walk(self.body) if isinstance(s, Load))
+        return frozenset(s.param for s in walk(self.body) if isinstance(s, Load | LoadBox))
 
     @cached_property
     def source(self) -> str:

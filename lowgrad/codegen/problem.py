@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lowgrad.codegen.boxes import can_be_read
 from lowgrad.codegen.region import Region
 from lowgrad.ir.graph import Node, Value
+from lowgrad.ir.index import INT32_LIMIT
 from lowgrad.ir.types import DType
 from lowgrad.ir.walk import needed, reached_from
 
@@ -22,6 +24,7 @@ class Problem:
     result_bytes: that what follows the product reads and writes, for each element of it.
     has_epilogue: whether there is arithmetic after the product.
     has_sums: whether operands are also summed over the inner axis.
+    is_boxed: whether descriptors can read both operands.
     """
 
     batch: int
@@ -34,6 +37,7 @@ class Problem:
     result_bytes: int = 2
     has_epilogue: bool = False
     has_sums: bool = False
+    is_boxed: bool = False
 
     @property
     def flops(self) -> int:
@@ -63,6 +67,8 @@ def problem_of(region: Region, product: Node, precision: str) -> Problem:
         result_bytes=_result_bytes(region, product, following, after),
         has_epilogue=any(n.op.family == "pointwise" and n.op.name != "cast" for n in after),
         has_sums=any(n.op.family == "reduction" for n in region.nodes),
+        is_boxed=product.output.type.numel < INT32_LIMIT
+        and all(can_be_read(region.producers, v, shape[:-2]) for v in (a, b)),
     )
 
 

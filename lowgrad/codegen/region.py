@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.body import Body, sanitized
-from lowgrad.codegen.kernel import Kernel, Load, Param, Store, walk
+from lowgrad.codegen.kernel import Kernel, Load, LoadBox, Param, Store, walk
 from lowgrad.codegen.reader import At, Reader
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import flatten, unflatten
@@ -64,7 +64,7 @@ class Region:
         in_slices: whether loads and stores at different places are of different lanes.
         """
         statements = body.finished()
-        touched = {s.param for s in walk(statements) if isinstance(s, Load | Store)}
+        touched = {s.param for s in walk(statements) if isinstance(s, Load | LoadBox | Store)}
         params = [*self.inputs.values(), *more, *(p for _, p in self.outputs)]
         kept = {p.name: p for p in params if p.name in touched}
         return Kernel(
@@ -84,7 +84,17 @@ class Region:
 
 
 # Names of constexprs: taken in every kernel, so that no value is called like one.
-CONSTANTS = ("BLOCK", "ROWS", "COLS", "SOURCES", "BLOCK_M", "BLOCK_N", "BLOCK_K", "SLICE_N")
+CONSTANTS = (
+    "BLOCK",
+    "ROWS",
+    "COLS",
+    "SOURCES",
+    "BLOCK_M",
+    "BLOCK_N",
+    "BLOCK_K",
+    "SLICE_N",
+    "PROGRAMS",
+)
 
 
 def region_of(node: Node) -> Region:
@@ -158,7 +168,9 @@ def _in_place(
     """(out, in) params that may share memory: `in` is only read where `out` is then written."""
     loads: dict[str, set[object]] = {}
     stores: dict[str, set[object]] = {}
-    inside: set[str] = set()
+    # A descriptor reads elsewhere, too.
+    boxed = {p.value for p in params.values() if p.box is not None}
+    inside = {p.name for p in params.values() if p.value in boxed}
     for statement in body.statements:
         for s in walk((statement,)):
             if isinstance(s, Load | Store):

@@ -17,6 +17,9 @@ class DotTiling:
     kernel adds up.
     slices: pieces along the tile's columns in which it is stored, for what follows the product
     holds several tiles at once.
+    boxes: whether operands that lie as matrices are read through descriptors, as sm_90 and later
+    do; others are read as ever.
+    programs: that go through all tiles, each from tile to tile; 0 is a program for each.
     """
 
     m: int
@@ -28,6 +31,8 @@ class DotTiling:
     group: int = 8
     split: int = 1
     slices: int = 1
+    boxes: bool = False
+    programs: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Tiling:
     m, n, k: the blocks of a contraction; 0 leaves the choice to the shape and dtype.
     precision: how tensor cores treat f32, as in tl.dot.  "ieee" is exact, "tf32" is not.
     target: the GPU that contractions are sized for, such as "cuda:90"; "" is none in particular.
+    descriptors: whether whoever launches can pass them, so that contractions may read by them.
     dot: the blocks of every contraction, whatever its shape: for a tuner, and for tests.
     """
 
@@ -57,6 +63,7 @@ class Tiling:
     k: int = 0
     precision: str = "ieee"
     target: str = ""
+    descriptors: bool = False
     dot: DotTiling | None = None
 
 

@@ -17,6 +17,7 @@ from lowgrad.codegen.kernel import (
     Kernel,
     Lanes,
     Load,
+    LoadBox,
     Loop,
     ProgramId,
     Reduce,
@@ -122,8 +123,11 @@ class _Printer:
             stop = str(statement.stop)
             if statement.limit is not None:
                 stop = f"min({stop}, {statement.limit})"
-            steps = f"0, {stop}, {statement.step}" if statement.step != "1" else stop
-            yield f"for {statement.name} in range({steps}):"
+            start = statement.start if statement.start is not None else 0
+            is_plain = statement.step == "1" and start == 0
+            steps = stop if is_plain else f"{start}, {stop}, {statement.step}"
+            ranged = f"tl.range({steps}, flatten=True)" if statement.flat else f"range({steps})"
+            yield f"for {statement.name} in {ranged}:"
         elif isinstance(statement, When):
             yield f"if {' & '.join(statement.tests)}:"
         elif isinstance(statement, Update):
@@ -140,6 +144,7 @@ class _Printer:
             Assign: lambda s: str(s.expr),
             Test: self._test,
             Load: self._load,
+            LoadBox: self._load_box,
             Fill: self._fill,
             Broadcast: lambda s: f"tl.broadcast_to({s.value}, {_shape(s.shape)})",
             Reduce: self._reduce,
@@ -177,6 +182,11 @@ class _Printer:
             arguments.append(f"other={literal(s.other)}")
         widened = ".to(tl.float32)" if s.widen and s.dtype.is_low_precision else ""
         return f"tl.load({', '.join(arguments)}){widened}"
+
+    def _load_box(self, s: LoadBox) -> str:
+        self.dtypes[s.name] = s.dtype
+        row, col = s.at
+        return f"{s.param}.load([{row}, {col}])" + (".T" if s.is_transposed else "")
 
     def _store(self, s: Store) -> str:
         mask = f", mask={' & '.join(s.masks)}" if s.masks else ""

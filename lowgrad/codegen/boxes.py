@@ -59,7 +59,12 @@ def matrix_of(
     is_transposed = j != 1
     line, extent = (j, height) if is_transposed else (i, width)
     itemsize = value.type.dtype.itemsize
-    if line < extent or line * itemsize % ALIGNED or source.type.numel % line:
+    if (
+        itemsize not in (2, 4)
+        or line < extent
+        or line * itemsize % ALIGNED
+        or source.type.numel % line
+    ):
         return None
     row, col = Index((), place.constant // line), Index((), place.constant % line)
     for atom, coefficient in rest:
@@ -79,9 +84,11 @@ def _is_own(atom: object) -> bool:
     return isinstance(atom, Symbol) and atom.name in ("box_i", "box_j")
 
 
-def can_be_read(producers: Mapping[Value, Node], value: Value, batch_shape: Shape) -> bool:
-    """Whether `matrix_of` has one for `value`, whatever the batch index is."""
+def any_matrix_of(
+    producers: Mapping[Value, Node], value: Value, batch_shape: Shape
+) -> Matrix | None:
+    """`matrix_of` for `value`, whatever the batch index is."""
     batch = tuple(
         symbol(f"box_batch{d}", n) if n > 1 else as_index(0) for d, n in enumerate(batch_shape)
     )
-    return value.type.dtype.itemsize in (2, 4) and matrix_of(producers, value, batch) is not None
+    return matrix_of(producers, value, batch)

@@ -23,9 +23,15 @@ LATENCY = 0.7e-6
 LAUNCH = 2.5e-6
 # Cycles of a turn in which tensor cores wait: barriers and the wait for the next stage's copies.
 TURN = 64
+# Instructions that one copy takes with its addresses, read off compiled loops: 100 for 12 of them.
+COPY = 8
+# Instructions that a multiprocessor issues in a cycle, one for each of its quarters.
+ISSUED = 4
 # Bytes a cycle that shared memory gives a multiprocessor: 32 banks of 4 (CUDA C++ Programming
 # Guide, "Shared Memory").
 SHARED_RATE = 128
+# Times closer than this share of them are taken for equal.
+SAME = 0.02
 # Blocks that a piece of the inner axis has at least: fewer do not fill the pipeline.
 LEAST_TURNS = 8
 # More pieces than this cost more to add up than they bring.
@@ -62,11 +68,14 @@ def candidates(problem: Problem, tiling: Tiling, count: int = 8) -> tuple[DotTil
 def _ranked(problem: Problem, spec: GpuSpec) -> tuple[DotTiling, ...]:
     """The fitting choices by time."""
 
-    def cost(tile: DotTiling) -> tuple[float, int, int, int]:
-        # Of equal ones fewer turns, then fewer registers, then the deeper pipeline: the first two
-        # cost what the model does not know, the last bears longer waits than it knows.
+    def cost(tile: DotTiling) -> tuple[int, float, int, int, int, float]:
+        # Of those that the model cannot tell apart, the one that reads least through the cache,
+        # then the one of fewer turns, of more registers to spare, of the deeper pipeline: they
+        # bear best what the model does not know.
         time = seconds(problem, tile, spec)
-        return (time, -tile.k, accumulators(tile), -tile.num_stages)
+        about = round(math.log(time) / SAME)
+        read = _cached_bytes(problem, tile)
+        return (about, read, -tile.k, accumulators(tile), -tile.num_stages, time)
 
     return tuple(islice(sorted(_fitting(problem, spec), key=cost), 64))
 
@@ -76,7 +85,11 @@ def _ranked(problem: Problem, spec: GpuSpec) -> tuple[DotTiling, ...]:
 
 def _fitting(problem: Problem, spec: GpuSpec) -> Iterator[DotTiling]:
     for m, n, k, warps, stages in product(
-        _sizes(problem.m, 256), _sizes(problem.n, 256), _depths(problem), (4, 8), (2, 3, 4, 5)
+        _sizes(problem.m, 256),
+        _sizes(problem.n, 256),
+        _depths(problem),
+        (4, 8),
+        (2, 3) if _is_fma(problem) else (2, 3, 4, 5),
     ):
         tile = DotTiling(m, n, k, "dot", warps, stages)
         held = accumulators(tile)
@@ -94,7 +107,7 @@ def _ways(problem: Problem, tile: DotTiling, spec: GpuSpec) -> Iterator[DotTilin
         one = replace(tile, split=split, slices=1 if split > 1 else tile.slices)
         yield one
         # Only whole blocks: what lies behind a matrix's last column is another's.
-        if problem.is_boxed and problem.k % tile.k == 0:
+        if problem.is_boxed and problem.k % tile.k == 0 and not _is_fma(problem):
             one = replace(one, boxes=True)
             yield one
             at_once = blocks_at_once(problem, one, spec)
@@ -139,10 +152,13 @@ def _group(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:
 
 
 def _slices(problem: Problem, tile: DotTiling) -> int:
-    """Arithmetic holds two or three tiles at once: in slices of 32 elements a thread they fit."""
+    """Arithmetic holds two or three tiles at once: in slices of 32 elements a thread they fit.
+
+    FMA has corners of the operands in registers as well, so its slices are smaller.
+    """
     if not problem.has_epilogue:
         return 1
-    return max(1, min(accumulators(tile) // 32, tile.n // 32))
+    return max(1, min(accumulators(tile) // (16 if _is_fma(problem) else 32), tile.n // 32))
 
 
 def _splits(problem: Problem, tile: DotTiling, spec: GpuSpec) -> Iterator[int]:
@@ -213,8 +229,14 @@ def seconds(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:
         work += 2 * LATENCY
     # The result is written while other tiles are made, and their operands read.
     moved = _dram_bytes(problem, tile, spec, at_once) / spec.dram
-    cached = programs * _turns(problem, tile) * _stage_bytes(problem, tile) / spec.l2
+    cached = _cached_bytes(problem, tile) / spec.l2
     return LAUNCH + max(work, moved, cached) + _adding_up(problem, tile, spec)
+
+
+def _cached_bytes(problem: Problem, tile: DotTiling) -> float:
+    """What all programs read of the operands, mostly from the second-level cache."""
+    turns = _tiles(problem, tile) * ceil_div(problem.k, tile.k)
+    return float(turns * _stage_bytes(problem, tile))
 
 
 def _turns(problem: Problem, tile: DotTiling) -> int:
@@ -232,7 +254,8 @@ def _wave(problem: Problem, tile: DotTiling, spec: GpuSpec, blocks: int) -> floa
     """
     work = 2 * tile.m * tile.n * tile.k / (spec.flops(problem.dtype, problem.precision) / spec.sms)
     feed = _fed_bytes(problem, tile, spec) / (SHARED_RATE * spec.clock)
-    busy = blocks * max(work, feed) + TURN / spec.clock
+    copies = _copies(problem, tile, spec) * COPY / (ISSUED * spec.clock)
+    busy = blocks * max(work, feed, copies) + TURN / spec.clock
     turn = max(busy, LATENCY / max(tile.num_stages - 1, 1))
     element = 4 if tile.split > 1 else problem.result_bytes
     store = tile.m * tile.n * element * blocks / (spec.l2 / spec.sms)
@@ -256,6 +279,19 @@ def _fed_bytes(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:
         return (tile.m + ceil_div(tile.m, 64) * tile.n) * element
     side = math.sqrt(tile.m * tile.n / tile.num_warps)
     return 2 * side * tile.num_warps * element
+
+
+def _copies(problem: Problem, tile: DotTiling, spec: GpuSpec) -> float:
+    """Instructions of warps that copy a turn's operands, 16 bytes a thread; 0 by descriptors.
+
+    wgmma and tcgen05 take TF32 only along the inner axis (PTX ISA, "Asynchronous warpgroup level
+    matrix shared memory layout"), so what lies along the other is put in place element by element.
+    """
+    if tile.boxes:
+        return 0.0
+    is_turned = problem.dtype is float32 and not problem.is_inner_last and not _is_fma(problem)
+    width = 4 if is_turned and spec.mma != "mma" else 16
+    return _stage_bytes(problem, tile) / (32 * width)
 
 
 def _dram_bytes(problem: Problem, tile: DotTiling, spec: GpuSpec, at_once: int) -> float:

@@ -48,7 +48,8 @@ KIB, MIB = 1024, 1024 * 1024
 # Shared memory: CUDA C++ Programming Guide, "Compute Capabilities", technical specifications.
 # Rates, dense: NVIDIA's architecture white papers (A100, GA102, AD102, H100, RTX Blackwell) and
 # data sheets (H200, B200).  Second-level cache: 5120 bytes a cycle (A100 white paper, table 4);
-# nothing is published of H100 and B200, which get the same at their clocks; of the others half.
+# nothing is published of H100 and B200, which get the same for each die at their clocks; of the
+# others half.  These, and so the ranking of what they limit, are guesses until measured.
 # H200: what a power-limited board is said to sustain, 788 TFLOP/s and 4.3 TB/s, not its peaks.
 SPECS = {
     80: GpuSpec(
@@ -69,7 +70,7 @@ SPECS = {
     ),
     100: GpuSpec(
         "B200", 148, 228 * KIB, 227 * KIB,
-        2250e12, 1125e12, 75e12, 7.7e12, 10e12, 126 * MIB, 1.85e9, "tcgen05",
+        2250e12, 1125e12, 75e12, 7.7e12, 19e12, 126 * MIB, 1.85e9, "tcgen05",
     ),
     120: GpuSpec(
         "RTX 5090", 170, 100 * KIB, 99 * KIB,

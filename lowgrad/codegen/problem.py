@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lowgrad.codegen.boxes import can_be_read
+from lowgrad.codegen.boxes import any_matrix_of
 from lowgrad.codegen.region import Region
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import INT32_LIMIT
@@ -25,6 +25,8 @@ class Problem:
     has_epilogue: whether there is arithmetic after the product.
     has_sums: whether operands are also summed over the inner axis.
     is_boxed: whether descriptors can read both operands.
+    is_inner_last: whether the inner axis is the one along which both operands lie in memory,
+    as far as that can be told.
     """
 
     batch: int
@@ -38,6 +40,7 @@ class Problem:
     has_epilogue: bool = False
     has_sums: bool = False
     is_boxed: bool = False
+    is_inner_last: bool = True
 
     @property
     def flops(self) -> int:
@@ -54,6 +57,7 @@ def problem_of(region: Region, product: Node, precision: str) -> Problem:
     """The one product of `region` as the choice of its blocks sees it."""
     a, b = product.inputs
     shape, inner = product.output.type.shape, a.type.shape[-1]
+    left, right = (any_matrix_of(region.producers, v, shape[:-2]) for v in (a, b))
     following = reached_from(region.nodes, [product.output])
     after = [n for n in region.nodes if not following.isdisjoint(n.inputs)]
     return Problem(
@@ -67,8 +71,8 @@ def problem_of(region: Region, product: Node, precision: str) -> Problem:
         result_bytes=_result_bytes(region, product, following, after),
         has_epilogue=any(n.op.family == "pointwise" and n.op.name != "cast" for n in after),
         has_sums=any(n.op.family == "reduction" for n in region.nodes),
-        is_boxed=product.output.type.numel < INT32_LIMIT
-        and all(can_be_read(region.producers, v, shape[:-2]) for v in (a, b)),
+        is_boxed=None not in (left, right) and product.output.type.numel < INT32_LIMIT,
+        is_inner_last=not (left and left.is_transposed) and (not right or right.is_transposed),
     )
 
 

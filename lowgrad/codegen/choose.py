@@ -88,7 +88,8 @@ def _fitting(problem: Problem, spec: GpuSpec) -> Iterator[DotTiling]:
         _sizes(problem.m, 256),
         _sizes(problem.n, 256),
         _depths(problem),
-        (4, 8),
+        # With 4 warps the compiler gives FMA too few registers, and spills a few bytes.
+        (8,) if _is_fma(problem) else (4, 8),
         (2, 3) if _is_fma(problem) else (2, 3, 4, 5),
     ):
         tile = DotTiling(m, n, k, "dot", warps, stages)
@@ -106,8 +107,7 @@ def _ways(problem: Problem, tile: DotTiling, spec: GpuSpec) -> Iterator[DotTilin
     for split in _splits(problem, tile, spec):
         one = replace(tile, split=split, slices=1 if split > 1 else tile.slices)
         yield one
-        # Only whole blocks: what lies behind a matrix's last column is another's.
-        if problem.is_boxed and problem.k % tile.k == 0 and not _is_fma(problem):
+        if _may_be_boxed(problem, tile, spec):
             one = replace(one, boxes=True)
             yield one
             at_once = blocks_at_once(problem, one, spec)
@@ -117,6 +117,17 @@ def _ways(problem: Problem, tile: DotTiling, spec: GpuSpec) -> Iterator[DotTilin
                 one = replace(one, slices=slices)
                 at_once = blocks_at_once(problem, replace(one, programs=1), spec)
                 yield replace(one, programs=spec.sms * at_once)
+
+
+def _may_be_boxed(problem: Problem, tile: DotTiling, spec: GpuSpec) -> bool:
+    """Whether these blocks can be read by descriptors, in the shared memory that is reckoned with.
+
+    Only whole blocks: what lies behind a matrix's last column is another's. FMA takes operands from
+    registers; TF32 that tcgen05 cannot take as it lies is turned round in buffers of its own.
+    """
+    is_turned = problem.dtype is float32 and not problem.is_inner_last and spec.mma == "tcgen05"
+    is_whole = problem.k % tile.k == 0
+    return problem.is_boxed and is_whole and not is_turned and not _is_fma(problem)
 
 
 def _sizes(size: int, largest: int) -> tuple[int, ...]:

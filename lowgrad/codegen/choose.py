@@ -90,7 +90,8 @@ def _fitting(problem: Problem, spec: GpuSpec) -> Iterator[DotTiling]:
         _depths(problem),
         # With 4 warps the compiler gives FMA too few registers, and spills a few bytes.
         (8,) if _is_fma(problem) else (4, 8),
-        (2, 3) if _is_fma(problem) else (2, 3, 4, 5),
+        # FMA is slow enough for two stages; addresses of a third take registers that it has not.
+        (2,) if _is_fma(problem) else (2, 3, 4, 5),
     ):
         tile = DotTiling(m, n, k, "dot", warps, stages)
         held = accumulators(tile)

@@ -143,3 +143,15 @@ def test_every_tile_is_made_once_in_any_grouping(sizes, group):
     node = node_of("matmul", [tensor(m, k), tensor(k, n)], {})
 
     check(node, tiling=forced(group=group), terms=k, magnitude=4 * k)
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_the_last_piece_ends_with_the_inner_axis(boxes):
+    """Five turns for two pieces of three: nothing is masked, so nothing may be read after them."""
+    node = node_of("matmul", [tensor(32, 80), tensor(80, 32)], {})
+    tiling = forced(split=2, boxes=boxes)
+
+    check(node, tiling=tiling, terms=80, magnitude=320)
+    first, _ = lower(node, tiling)
+    assert "min(48, " in first.source
+    assert "mask" not in first.source

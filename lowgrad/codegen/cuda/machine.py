@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowgrad.codegen.kernel import Kernel
 from lowgrad.codegen.lower import lower
@@ -33,7 +33,7 @@ class GpuMachine(Machine):
 
 def tiling_for(target: str) -> Tiling:
     """The sizes of blocks for the GPUs that `target` ("cuda:90") names."""
-    return DEFAULT
+    return replace(DEFAULT, target=target)
 
 
 def scratch_layout(kernels: Sequence[Kernel]) -> tuple[dict[str, int], int]:

@@ -24,16 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from lowgrad import config
-from lowgrad.codegen.triton.compile import Binary, Job, compile_job
+from lowgrad.codegen.triton.compile import Binary, Encoding, Job, compile_job
 from lowgrad.codegen.triton.load import require_triton
 from lowgrad.errors import CompileError
 
-FORMAT = 1
+FORMAT = 2
 # So many kernels are compiled sooner here than a process starts.
 FEW = 2
 MOST_WORKERS = 16
-HEAD: tuple[str, ...] = ("name", "target", "num_warps", "num_stages", "enable_fp_fusion")
-HEAD += ("shared_bytes", "scratch_bytes")
+HEAD = (
+    *("name", "target", "num_warps", "num_stages", "enable_fp_fusion"),
+    *("shared_bytes", "scratch_bytes", "descriptors"),
+)
 
 
 def compiled(jobs: Sequence[Job]) -> list[Binary]:
@@ -101,6 +103,9 @@ def read(job: Job) -> Binary | None:
             return None
         size = facts["binary_bytes"]
         fields = {name: facts[name] for name in HEAD}
+        fields["descriptors"] = tuple(
+            Encoding(tuple(block), *others) for block, *others in fields["descriptors"]
+        )
         return Binary(asm=payload[size:].decode(), binary=payload[:size], **fields)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -5,6 +5,7 @@ import sys as _sys
 from lowgrad import amp as amp
 from lowgrad import autocasting as _autocasting
 from lowgrad import autograd as autograd
+from lowgrad import backends as backends
 from lowgrad import cuda as cuda
 from lowgrad import functional as _functional
 from lowgrad import nn as nn
@@ -37,6 +38,12 @@ from lowgrad.ir.types import int8 as int8
 from lowgrad.ir.types import int32 as int32
 from lowgrad.ir.types import int64 as int64
 from lowgrad.ir.types import uint8 as uint8
+from lowgrad.matmul_precision import (
+    get_float32_matmul_precision as get_float32_matmul_precision,
+)
+from lowgrad.matmul_precision import (
+    set_float32_matmul_precision as set_float32_matmul_precision,
+)
 from lowgrad.promotion import get_default_dtype as get_default_dtype
 from lowgrad.promotion import promote_types as promote_types
 from lowgrad.promotion import set_default_dtype as set_default_dtype

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lowgrad import devices
+from lowgrad import devices, matmul_precision
 from lowgrad.budget import Search
 from lowgrad.errors import ArgumentError
 from lowgrad.explain import Explanation, explain
@@ -204,7 +204,7 @@ def machine_of(options: Options) -> Machine:
 
     gpu = devices.gpu_of(options.device) if gpus.count() else None
     target = options.target if gpu is None else gpu.target
-    return GpuMachine(tiling_for(target or DEFAULT_TARGET))
+    return GpuMachine(tiling_for(target or DEFAULT_TARGET, matmul_precision.products()))
 
 
 def _forward_only(graph: Graph, nodes: int) -> Graph:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgrad import autocasting, devices, dispatch
+from lowgrad import autocasting, devices, dispatch, matmul_precision
 from lowgrad.compiler import Compiled
 from lowgrad.graphop import GraphOp
 from lowgrad.ir.op import Array
@@ -50,7 +50,10 @@ class Entry:
 
 def modes() -> Any:
     """The settings of this thread that a recorded step depends on, whatever it reads."""
-    return dispatch.is_grad_enabled(), get_default_dtype(), autocasting.modes()
+    return (
+        *(dispatch.is_grad_enabled(), get_default_dtype()),
+        *(autocasting.modes(), matmul_precision.products()),
+    )
 
 
 def replay(entry: Entry, found: Snapshot) -> Any:

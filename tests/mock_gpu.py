@@ -26,11 +26,16 @@ import numpy as np
 
 from lowgrad.codegen.kernel import Kernel
 from lowgrad.codegen.step import job_of
-from lowgrad.codegen.triton.compile import Binary, Job
+from lowgrad.codegen.triton.compile import Binary, Encoding, Job
 from lowgrad.codegen.triton.store import job_key
 
 SOURCE = Path(__file__).parent / "cuda" / "libcuda.c"
 POINTER_BYTES = 8
+MAP_BYTES = 128
+# CUtensorMapDataType, and Triton's own numbers of them.
+DRIVER_TYPES = {"f16": 6, "f32": 7, "bf16": 9}
+TRITON_TYPES = {"f16": 6, "f32": 7, "bf16": 10}
+BESIDE = ((1, ctypes.c_int32), (2, ctypes.c_int32), (3, ctypes.c_int64), (4, ctypes.c_int64))
 HIDDEN = 2  # global scratch and profiler's scratch, behind every Triton kernel's own arguments
 FAULT = 700  # CUDA_ERROR_ILLEGAL_ADDRESS
 GIB = 1 << 30
@@ -179,11 +184,13 @@ class Mock:
             key = job_key(job)
             self.compiled.append(job.name)
             image = key.encode()
-            made.append(
-                Binary(
-                    job.name, job.target, "", image, job.num_warps, job.num_stages, False, 1024, 0
-                )
+            usage = (job.num_warps, job.num_stages, False, 1024, 0)
+            boxes = [(p.type.dtype, p.box) for p in self.kernels[key][0].params if p.box]
+            encodings = tuple(
+                Encoding(box.block, TRITON_TYPES[dtype.short], dtype.itemsize, 3)
+                for dtype, box in boxes
             )
+            made.append(Binary(job.name, job.target, "", image, *usage, encodings))
             self._by_image[image] = self.kernels[key]
         return made
 
@@ -196,10 +203,11 @@ class Mock:
         kernels = self._by_image[head]
         number[0] = len(self._ids)
         self._ids.append(kernels)
-        count = len(kernels[0].params) + HIDDEN
-        for position in range(count):
-            sizes[position] = POINTER_BYTES
-        return count
+        nbytes = [n for p in kernels[0].params for n in _argument_bytes(p)]
+        nbytes += [POINTER_BYTES] * HIDDEN
+        for position, size in enumerate(nbytes):
+            sizes[position] = size
+        return len(nbytes)
 
     def _on_launch(
         self, number: int, name: bytes, grid: Any, block: Any, shared: int, params: Any, stream: Any
@@ -209,10 +217,15 @@ class Mock:
             kernel = next(k for k in self._ids[number] if (*k.grid, 1, 1)[:3] == launched)
             assert block[0] == 32 * kernel.num_warps
             arrays = []
-            for position, param in enumerate(kernel.params):
+            position = 0
+            for param in kernel.params:
                 pointer = ctypes.cast(params[position], ctypes.POINTER(ctypes.c_uint64))[0]
                 assert pointer % 16 == 0, f"{param.name} is at {pointer:#x}"
-                arrays.append(_array_at(pointer, param))
+                array = _array_at(pointer, param)
+                if param.box is not None:
+                    array = _described(array, param, params, position)
+                arrays.append(array)
+                position += len(_argument_bytes(param))
             self._run(kernel, arrays)
         except BaseException:
             self.errors.append(traceback.format_exc())
@@ -225,6 +238,26 @@ class Mock:
 
         fn = load(kernel.source, kernel.name)
         interpret(fn, kernel.grid, arrays, kernel.constants, check=self.check)
+
+
+def _argument_bytes(param: Any) -> tuple[int, ...]:
+    """The sizes of what an argument is for the driver: a descriptor has sizes beside it."""
+    return (POINTER_BYTES,) if param.box is None else (MAP_BYTES, 4, 4, 8, 8)
+
+
+def _described(array: Any, param: Any, params: Any, position: int) -> Any:
+    """The argument of the interpreter for a descriptor, if it says what the kernel expects."""
+    from lowgrad.codegen.triton.interpret import Descriptor
+
+    # As libcuda.c writes them: type, rank, swizzle, dims and block from the innermost on.
+    facts = ctypes.cast(params[position] + 8, ctypes.POINTER(ctypes.c_uint32))
+    (rows, cols), block = param.box.shape, param.box.block
+    kind, rank = DRIVER_TYPES[param.type.dtype.short], 2
+    assert [facts[i] for i in (0, 1, 3, 4)] == [kind, rank, cols, rows]
+    assert [facts[8], facts[9]] == [block[1], block[0]]
+    words = [ctypes.cast(params[position + i], ctypes.POINTER(t))[0] for i, t in BESIDE]
+    assert words == [rows, cols, cols, 1]
+    return Descriptor(array, param.box.shape, block)
 
 
 def _array_at(pointer: int, param: Any) -> Any:

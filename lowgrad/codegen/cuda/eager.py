@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lowgrad import matmul_precision
 from lowgrad.codegen.cuda.executable import HOST_BYTES, CudaExecutable
 from lowgrad.codegen.cuda.machine import GpuMachine, tiling_for
 from lowgrad.errors import DeviceError
@@ -47,7 +48,7 @@ _kept: dict[Any, Run] = {}
 
 def machine_of(device: Gpu) -> GpuMachine:
     """What plans and kernels for a GPU are made for."""
-    return GpuMachine(tiling_for(device.target))
+    return GpuMachine(tiling_for(device.target, matmul_precision.products()))
 
 
 def evaluate(
@@ -65,7 +66,7 @@ def evaluate(
         operand, lying = _entered(array, device, op)
         operands.append(operand)
         given.append(lying)
-    key = (op, tuple(operands), *attrs.items(), device.index)
+    key = (op, tuple(operands), *attrs.items(), device.index, matmul_precision.products())
     run = _kept.get(key)
     if run is None:
         if len(_kept) >= MOST_KEPT:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lowgrad import config
 from lowgrad.codegen.alike import alike
-from lowgrad.codegen.cuda.functions import functions
+from lowgrad.codegen.cuda.functions import functions, maps_of
 from lowgrad.codegen.cuda.machine import GpuMachine
 from lowgrad.codegen.cuda.schedule import Base, KernelCall, bases_of, schedule
 from lowgrad.codegen.lower import Launch as KernelLaunch
@@ -209,7 +209,8 @@ class CudaExecutable:
             if isinstance(call, KernelCall):
                 assert function is not None, "kernels are loaded"
                 at = [pointers[number[a.base]] + a.offset for a in call.addresses]
-                self._actions.append(Launch(function, call.kernel.grid, at))
+                maps = maps_of(call.kernel, function)
+                self._actions.append(Launch(function, call.kernel.grid, at, maps))
             else:
                 pair = (call.target, call.source)
                 target, source = (pointers[number[a.base]] + a.offset for a in pair)
@@ -235,7 +236,7 @@ class CudaExecutable:
         for index, position, offset in self._users[number]:
             action = self._actions[index]
             if isinstance(action, Launch):
-                action.arguments.values[position] = pointer + offset
+                action.arguments.set(position, pointer + offset)
             elif position == 0:
                 action.target = pointer + offset
             else:

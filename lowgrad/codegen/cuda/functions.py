@@ -10,6 +10,7 @@ from lowgrad.codegen.triton.compile import Binary, Job
 from lowgrad.codegen.triton.store import compiled, job_key
 from lowgrad.runtime.cuda.gpu import Gpu
 from lowgrad.runtime.cuda.launch import Function
+from lowgrad.runtime.cuda.tensor_map import TensorMap
 
 _loaded: dict[tuple[int, str], Function] = {}
 
@@ -30,6 +31,19 @@ def functions(kernels: Iterable[Kernel], device: Gpu) -> dict[Hashable, Function
     return {i: _loaded[key] for i, key in keys.items()}
 
 
+def maps_of(kernel: Kernel, function: Function) -> list[TensorMap | None]:
+    """How each argument of the kernel is described; None for those that are pointers."""
+    encodings = iter(function.encodings)
+    maps: list[TensorMap | None] = []
+    for box in (p.box for p in kernel.params):
+        if box is None:
+            maps.append(None)
+        else:
+            block, element, itemsize, swizzle = next(encodings)
+            maps.append(TensorMap(box.shape, block, element, itemsize, swizzle))
+    return maps
+
+
 def _load(device: Gpu, job: Job, binary: Binary) -> Function:
     assert binary.cubin is not None, "the target is a CUDA one"
     return Function(
@@ -39,4 +53,5 @@ def _load(device: Gpu, job: Job, binary: Binary) -> Function:
         num_warps=binary.num_warps,
         shared_bytes=binary.shared_bytes,
         scratch_bytes=binary.scratch_bytes,
+        encodings=binary.descriptors,
     )

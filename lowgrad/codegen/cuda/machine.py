@@ -31,9 +31,13 @@ class GpuMachine(Machine):
         return not lower(loop, self.tiling)
 
 
-def tiling_for(target: str) -> Tiling:
-    """The sizes of blocks for the GPUs that `target` ("cuda:90") names."""
-    return replace(DEFAULT, target=target)
+def tiling_for(target: str, precision: str) -> Tiling:
+    """The sizes of blocks for the GPUs that `target` ("cuda:90") names.
+
+    precision: of float32 products, "ieee" or "tf32".
+    """
+    # What a target without descriptors ignores: the launcher here can pass them.
+    return replace(DEFAULT, target=target, precision=precision, descriptors=True)
 
 
 def scratch_layout(kernels: Sequence[Kernel]) -> tuple[dict[str, int], int]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lowgrad
-from lowgrad.codegen.cuda import machine
+from lowgrad.codegen.cuda import eager, machine
 from lowgrad.codegen.tiling import DotTiling, Tiling
 from lowgrad.errors import LaunchError
 from lowgrad.runtime.cuda.launch import Arguments
@@ -25,6 +25,8 @@ def boxed(monkeypatch):
         return Tiling(target=target, descriptors=True, dot=BOXED)
 
     monkeypatch.setattr(machine, "tiling_for", tiling)
+    # Eager ops keep theirs: had the module not been imported by now, it would import this one.
+    assert eager.tiling_for is not tiling
 
 
 def matrices(dtype, m=96, n=128, k=64):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy.typing as npt
 
 from lowgrad import devices, matmul_precision
 from lowgrad.budget import Search
@@ -80,6 +83,8 @@ class Compiled:
     def __init__(self, graph: Graph, forward_nodes: int, options: Options) -> None:
         self.options = options
         self.pass_ms: dict[str, float] = {}
+        # What reads the arrays of the call that this was lowered for, by position.
+        self.given: Callable[[], dict[int, npt.NDArray[Any]]] | None = None
         self._clock = time.perf_counter()
         self.machine = machine_of(options)
         search = Search(graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine)
@@ -159,6 +164,23 @@ class Compiled:
         binaries = self.cross_compile(target)
         made = {identity(k): b for k, b in zip(distinct(self.kernels), binaries, strict=True)}
         return [facts_of(kernel, times, made[identity(kernel)]) for kernel, times in self.launches]
+
+    def eject(self, path: str | Path, target: str | None = None) -> Path:
+        """Write the step as one Python file that runs without lowgrad; return its path.
+
+        target: the GPU that the kernels are for, "cuda:90", if the step is not planned for one.
+        The file runs on the arrays of the call that this was lowered for, saved beside it as .npz.
+        """
+        from lowgrad.codegen.cuda.machine import GpuMachine
+        from lowgrad.eject import eject
+
+        arrays = self.given() if self.given is not None else {}
+        planned = self
+        if not isinstance(self.machine, GpuMachine):
+            options = replace(self.options, device="cuda", target=target or self.options.target)
+            planned = Compiled(self.graphs["autodiff"], 0, options)
+        assert isinstance(planned.machine, GpuMachine), "planned for a GPU"
+        return eject(path, planned.graph, planned.plan, planned.machine, arrays)
 
     @cached_property
     def executable(self) -> Runs:

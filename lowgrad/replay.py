@@ -32,7 +32,7 @@ from lowgrad.recording import (
     Returned,
     rebuilt,
 )
-from lowgrad.runtime.cuda.array import DeviceArray
+from lowgrad.runtime.cuda.array import DeviceArray, download
 from lowgrad.runtime.interrupts import deferred
 from lowgrad.signature import ABSENT, Snapshot, Watch
 from lowgrad.tape import Ref
@@ -92,6 +92,15 @@ def _run(entry: Entry, found: Snapshot) -> list[Ref]:
     results = entry.compiled.executable(arrays)
     types = recording.output_types
     return [Ref(t, a) for t, a in zip(types, results, strict=True)]
+
+
+def given(entry: Entry, found: Snapshot) -> dict[int, Array]:
+    """Copies of the arrays that a call would run on, by the graph's inputs."""
+    arrays: dict[int, Array] = {}
+    for position, source in enumerate(entry.recording.sources):
+        array = _input(source, found, False)
+        arrays[position] = download(array) if isinstance(array, DeviceArray) else np.array(array)
+    return arrays
 
 
 # References to an array that nobody but its tensor can see: the Ref's slot, the local variable of

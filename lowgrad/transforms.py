@@ -21,7 +21,7 @@ from lowgrad.dump import dump
 from lowgrad.errors import ArgumentError, CompileWarning, DeviceError
 from lowgrad.ir.types import DType
 from lowgrad.recording import record
-from lowgrad.replay import MISSED, Entry, ShortWay, Untouched, modes, replay
+from lowgrad.replay import MISSED, Entry, ShortWay, Untouched, given, modes, replay
 from lowgrad.runtime.cuda import gpu as gpus
 from lowgrad.signature import Snapshot, walk
 from lowgrad.tensor import Tensor, from_array
@@ -196,8 +196,9 @@ class CompiledFunction:
         args = tuple(a.placeholder() if isinstance(a, TensorSpec) else a for a in args)
         kwargs = {k: v.placeholder() if isinstance(v, TensorSpec) else v for k, v in kwargs.items()}
         found, key = self._look(args, kwargs)
-        entry = self._matching(key, found)
-        return (entry or self._record(args, kwargs, found, key)).compiled
+        entry = self._matching(key, found) or self._record(args, kwargs, found, key)
+        entry.compiled.given = lambda: given(entry, found)
+        return entry.compiled
 
     @property
     def name(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -52,7 +54,7 @@ def script(tmp_path, monkeypatch):
     path = tmp_path / "train.py"
     path.write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "beside", raising=False)
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
     return path
 
 
@@ -163,3 +165,14 @@ def test_a_plain_table_is_aligned():
     text = plain_table(("what", "n"), [("a", "1"), ("bcdef", "100")], title="t")
 
     assert text == "t\nwhat     n\na        1\nbcdef  100"
+
+
+def test_eject_writes_a_file_that_runs(script, capsys):
+    pytest.importorskip("triton")
+
+    assert main(["eject", "train.py:step", "--out", "out.py"]) == 0
+
+    assert "python out.py --interpret" in capsys.readouterr().out
+    command = [sys.executable, "out.py", "--interpret"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("result = ")

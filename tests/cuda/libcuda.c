@@ -373,7 +373,7 @@ CUresult cuFuncSetAttribute(CUfunction f, CUfunction_attribute a, int v) {
     if (a == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) ((Function *)f)->shared_limit = v;
     return CUDA_SUCCESS;
 }
-CUresult cuFuncGetAttribute(int *v, CUfunction_attribute a, CUfunction f) { *v = 0; return CUDA_SUCCESS; }
+CUresult cuFuncGetAttribute(int *v, CUfunction_attribute a, CUfunction f) { *v = a == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : 0; return CUDA_SUCCESS; }
 CUresult cuFuncSetCacheConfig(CUfunction f, CUfunc_cache c) { return CUDA_SUCCESS; }
 
 static CUresult check(Function *f, const unsigned *grid, const unsigned *block, unsigned shared) {
@@ -385,7 +385,7 @@ static CUresult check(Function *f, const unsigned *grid, const unsigned *block, 
 CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction f, void **params, void **extra) {
     NEED_CONTEXT(); ENTER("cuLaunchKernelEx");
     unsigned grid[3] = {c->gridDimX, c->gridDimY, c->gridDimZ}, block[3] = {c->blockDimX, c->blockDimY, c->blockDimZ};
-    char line[900]; int n = 0;
+    char line[900] = ""; int n = 0;
     Function *fn = (Function *)f;
     for (int i = 0; i < fn->count; i++) {
         n += snprintf(line + n, sizeof line - n, " ");

@@ -53,10 +53,14 @@ HELPED = ("log1p", "expm1", "sigmoid", "uniform", "uniform64")
 
 def emit(kernel: Kernel) -> str:
     """The text of a module that defines the kernel, and the helpers that it calls."""
+    return _header(kernel) + "\n\n".join(functions(kernel))
+
+
+def functions(kernel: Kernel) -> list[str]:
+    """The text of the kernel's function, last, after those of the helpers that it calls."""
     body = "".join(f"{line}\n" for line in _Printer(kernel).lines())
-    function = f"@triton.jit\n{_signature(kernel)}\n{body}"
     helpers = [HELPERS[name] for name in closure(body)]
-    return _header(kernel) + "\n\n".join([*helpers, function])
+    return [*helpers, f"@triton.jit\n{_signature(kernel)}\n{body}"]
 
 
 def type_name(dtype: DType) -> str:

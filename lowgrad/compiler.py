@@ -44,6 +44,8 @@ class Options:
 
     device: "cpu", "interpret", "cuda:0"; None, until a step is recorded, for where its tensors are.
     trades: what to trade for memory, instead of a search.
+    check: compare each so many calls with the reference, 0 for none. nan: whether to refuse NaN.
+    drift: record again each so many calls, 0 for never, and refuse a difference.
     """
 
     device: str | None = None
@@ -52,6 +54,9 @@ class Options:
     fuse: bool = True
     keep_grads: bool = False
     trades: Trades | None = None
+    check: int = 0
+    nan: bool = False
+    drift: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,27 +191,41 @@ class Compiled:
     def executable(self) -> Runs:
         """The program that runs the step on the chosen device."""
         started = time.perf_counter()
+        made = self._runs(self.graph, self.plan)
+        self.pass_ms["executable"] = (time.perf_counter() - started) * 1e3
+        options = self.options
+        if not (options.check or options.nan):
+            return made
+        from lowgrad.checked import Checked
+
+        recorded = self.graphs["autodiff"]
+        return Checked(
+            made, recorded, self.graph, self._alone, every=options.check, nan=options.nan
+        )
+
+    def _alone(self, graph: Graph) -> Runs:
+        """What runs one node of the step by itself."""
+        from lowgrad.runtime.memory import plan
+
+        return self._runs(graph, plan(graph, machine=self.machine))
+
+    def _runs(self, graph: Graph, plan: Plan) -> Runs:
+        """What runs a planned graph on the chosen device."""
         if self.options.device == "interpret":
             from lowgrad.codegen.step import KernelExecutable
 
-            made: Runs = KernelExecutable(self.graph)
-        elif is_gpu(self.options.device):
-            made = self._on_gpu()
-        else:
+            return KernelExecutable(graph)
+        if not is_gpu(self.options.device):
             from lowgrad.runtime.cpu.program import build
 
-            made = build(self.graph, self.plan)
-        self.pass_ms["executable"] = (time.perf_counter() - started) * 1e3
-        return made
-
-    def _on_gpu(self) -> Runs:
+            return build(graph, plan)
         from lowgrad.codegen.cuda.executable import CudaExecutable
         from lowgrad.codegen.cuda.machine import GpuMachine
 
         gpu = devices.gpu_of(self.options.device)
         assert gpu is not None, "the device is a GPU"
         assert isinstance(self.machine, GpuMachine), "a GPU's step is planned for one"
-        return CudaExecutable(self.graph, self.plan, self.machine, gpu)
+        return CudaExecutable(graph, plan, self.machine, gpu)
 
     def __repr__(self) -> str:
         final = self.graph

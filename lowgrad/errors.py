@@ -13,6 +13,7 @@
     ├── CompileError         (RuntimeError)  a step cannot be recorded or lowered
     ├── VerifyError          (RuntimeError)  broken IR: a bug of lowgrad, or of a pass or op
     ├── KernelCheckError     (RuntimeError)  a generated kernel is out of bounds, racy or wrong
+    ├── NaNError             (FloatingPointError) a watched step made a NaN
     ├── IRParseError         (ValueError)    IR text that does not parse
     ├── CheckpointError      (RuntimeError)  a state dict does not fit, or its file is damaged
     ├── OutOfMemory          (MemoryError)   a step needs more memory than there is
@@ -52,6 +53,7 @@ __all__ = [
     "LaunchError",
     "LowgradError",
     "MissingDependencyError",
+    "NaNError",
     "OutOfMemory",
     "ShapeError",
     "UnsafeCacheWarning",
@@ -272,6 +274,14 @@ class IndexOutOfRange(LowgradError, IndexError):
 
     Example: `x[5]` on 5 rows; `x.sum(dim=2)` on a matrix; `F.cross_entropy` with target 10 of 10.
     Fix: indices run from -size to size - 1, dims from -ndim to ndim - 1.
+    """
+
+
+class NaNError(LowgradError, FloatingPointError):
+    """A step that is watched, `lowgrad.compile(nan="raise")`, made a NaN.
+
+    Example: `(x / x.sum()).log()` where the sum is 0; a loss in float16 without a scaler.
+    Fix: the message names the op, the line and the element; keep its operands in range.
     """
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from lowgrad import devices, dispatch
 from lowgrad.compiler import Compiled, Options
 from lowgrad.config import settings
 from lowgrad.dump import dump
-from lowgrad.errors import ArgumentError, CompileWarning, DeviceError
+from lowgrad.errors import ArgumentError, CompileError, CompileWarning, DeviceError
+from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.types import DType
-from lowgrad.recording import record
+from lowgrad.recording import Recording, record
 from lowgrad.replay import MISSED, Entry, ShortWay, Untouched, given, modes, replay
 from lowgrad.runtime.cuda import gpu as gpus
 from lowgrad.signature import Snapshot, walk
@@ -50,6 +52,9 @@ def compile(
     memory: int | str | None = None,
     fuse: bool = True,
     keep_grads: bool = False,
+    check: bool | int = False,
+    nan: str = "ignore",
+    drift: int = 0,
 ) -> Any:
     """Compile a function, a whole training step or a Module; also a decorator.
 
@@ -60,12 +65,25 @@ def compile(
     memory: the most that a call may need, in bytes or as text ("2GiB"); OutOfMemory if over.
     fuse: False leaves every op a kernel of its own, for comparisons.
     keep_grads: keep `.grad` of parameters that the step itself updates.
+    check: compare each call, or every `check`-th, with the reference on the same inputs, kernel by
+    kernel; KernelCheckError names the first that differs. For finding faults: it is slow.
+    nan: "raise" refuses a NaN in a result or in updated state: NaNError names the op and the line.
+    drift: record again every so many calls; CompileError names a line that would record otherwise.
 
     The first call with a signature records; later ones replay. What the function reads (arguments'
     types, flags, closures, globals, attributes) is its signature; tensors' values, learning rates
     and random numbers are run-time inputs.
     """
-    options = Options(_checked_device(device), target, bytes_of(memory), fuse, keep_grads)
+    options = Options(
+        _checked_device(device),
+        target,
+        bytes_of(memory),
+        fuse,
+        keep_grads,
+        check=_every("check", check),
+        nan=_raises(nan),
+        drift=_every("drift", drift),
+    )
     if model is None:
         return lambda function: compile_object(function, options)
     return compile_object(model, options)
@@ -76,6 +94,18 @@ def compile_object(model: Any, options: Options) -> Any:
     if hasattr(model, "forward") and hasattr(model, "named_parameters"):
         return CompiledModule(model, options)
     return CompiledFunction(model, options)
+
+
+def _every(name: str, calls: bool | int) -> int:
+    if isinstance(calls, (int, np.integer)) and calls >= 0:
+        return int(calls)
+    raise ArgumentError(f"compile: {name}={calls!r} is no number of calls", fix=f"{name}=100")
+
+
+def _raises(nan: str) -> bool:
+    if nan not in ("ignore", "raise"):
+        raise ArgumentError(f'compile: nan={nan!r}; it is "ignore" or "raise"', fix='nan="raise"')
+    return nan == "raise"
 
 
 def _checked_device(name: Any) -> str | None:
@@ -169,6 +199,8 @@ class CompiledFunction:
             entry = self._record(args, kwargs, found, key)
         result = replay(entry, found)
         self._shorten(entry, found, key)
+        if self._options.drift and self._calls % self._options.drift == 0:
+            self._refuse_drift(entry, args, kwargs, found)
         return result
 
     def _shorten(self, entry: Entry, found: Snapshot, key: Any) -> None:
@@ -286,21 +318,43 @@ class CompiledFunction:
     ) -> Entry:
         options = self._placed(found)
         with _collector_paused():
-            recording = record(
-                self._function,
-                args,
-                kwargs,
-                found,
-                name=self.name,
-                keep_gradients=self._options.keep_grads,
-                place=devices.gpu_of(options.device) if gpus.count() else None,
-            )
+            recording = self._recorded(args, kwargs, found, options)
             compiled = Compiled(recording.graph, recording.forward_nodes, options)
         entry = Entry(recording, compiled)
         self._dump(compiled)
         self._warn_of_change(key, found)
         self._entries.setdefault(key, []).append(entry)
         return entry
+
+    def _recorded(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], found: Snapshot, options: Options
+    ) -> Recording:
+        return record(
+            self._function,
+            args,
+            kwargs,
+            found,
+            name=self.name,
+            keep_gradients=options.keep_grads,
+            place=devices.gpu_of(options.device) if gpus.count() else None,
+        )
+
+    def _refuse_drift(
+        self, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any], found: Snapshot
+    ) -> None:
+        """Record once more. Raises CompileError at the first line that records otherwise now."""
+        again = self._recorded(args, kwargs, found, self._placed(found)).graph
+        before = entry.recording.graph
+        if str(before) == str(again):
+            return
+        node = _first_change(before, again)
+        raise CompileError(
+            f"{self.name}: recorded again after {self._calls} calls, it is another program than "
+            f"the one that is replayed: {node.op.name if node is not None else 'its results'} "
+            "is the first difference",
+            at=str(node.loc or "") if node is not None else "",
+            fix="pass what changed as an argument, so that it is part of the signature",
+        )
 
     def _placed(self, found: Snapshot) -> Options:
         """The options, with the device that the tensors are on if none was chosen.
@@ -342,6 +396,24 @@ class CompiledFunction:
             ),
             stacklevel=4,
         )
+
+
+def _first_change(before: Graph, after: Graph) -> Node | None:
+    """The first node of `after` that is not as in `before`; None if only the outputs differ."""
+    numbers: list[dict[Value, int]] = [{}, {}]
+    for graph, known in zip((before, after), numbers, strict=True):
+        for value in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs)):
+            known[value] = len(known)
+    for one, other in zip_longest(before.nodes, after.nodes):
+        if one is None or other is None:
+            return other or one
+        facts = [
+            (n.op, [known[v] for v in n.inputs], str(n.attrs), [v.type for v in n.outputs])
+            for n, known in zip((one, other), numbers, strict=True)
+        ]
+        if facts[0] != facts[1]:
+            return other
+    return None
 
 
 def _change(changed: tuple[Any, Any, str]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
     errors | config matmul_precision | ir | ops | passes | runtime | codegen
-    | devices budget explain eject | compiler promotion generator | dump | tape | dispatch
+    | devices budget explain eject nans | checked | compiler promotion generator | dump
+    | tape | dispatch
     | printing | tensor | autograd
     | functional | autocasting exchange backends | signature graphop | recording | replay
     | transforms | __init__

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
-from lowgrad import devices, matmul_precision
+from lowgrad import devices, logs, matmul_precision
 from lowgrad.budget import Search
 from lowgrad.errors import ArgumentError
 from lowgrad.explain import Explanation, explain
@@ -99,6 +99,27 @@ class Compiled:
             self._chosen = search.best(options.memory)
         self.graphs = {"trace": _forward_only(graph, forward_nodes), "autodiff": graph}
         self.graphs |= {n: g for n, g in self._chosen.graphs.items() if n != "trace"}
+        self._log()
+
+    def _log(self) -> None:
+        if logs.is_on("fusion"):
+            for d in self.explain().decisions:
+                what = "made" if d.is_made else "refused"
+                ops = " + ".join(d.ops)
+                data = {"by": d.by, "ops": ops, "why": d.reason, "bytes": d.nbytes, "at": d.loc}
+                logs.event("fusion", what, **data)
+        if logs.is_on("memory"):
+            plan = self.plan
+            logs.event(
+                *("memory", self.graph.name),
+                peak=plan.peak_bytes,
+                arena=plan.arena_bytes,
+                lower_bound=plan.lower_bound_bytes,
+                state=plan.state_bytes,
+                budget=self.options.memory,
+            )
+            for trade in plan.trades:
+                logs.event("memory", "traded", what_for=trade)
 
     def _note_pass(self, step: Pass, before: Graph, after: Graph) -> None:
         now = time.perf_counter()

@@ -6,7 +6,7 @@
 | LOWGRAD_CACHE     | folder for compiled kernels                        | $XDG_CACHE_HOME/lowgrad |
 | LOWGRAD_THREADS   | threads for NumPy kernels on the CPU               | the library's own       |
 | LOWGRAD_TRACEBACK | `short` hides lowgrad's own frames, `full` doesn't | short                   |
-| LOWGRAD_LOG       | `debug`, `info`, `warning` or `error`              | warning                 |
+| LOWGRAD_LOG       | topics to log, `record,passes,fusion,memory,cache`, or `all` | none          |
 | LOWGRAD_SYNC      | `1` waits for each GPU kernel and names what fails | 0                       |
 
 To add a setting: a field of `Settings`, a line of `read`, a row above.
@@ -32,7 +32,7 @@ from lowgrad.errors import ArgumentError, UnsafeCacheWarning
 
 MAX_THREADS = 1024
 TRACEBACKS = ("short", "full")
-LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_TOPICS = ("record", "passes", "fusion", "memory", "cache")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Settings:
     cache_root: Path
     threads: int | None
     traceback: str
-    log: str
+    log: tuple[str, ...] = ()
     sync: bool = False
 
 
@@ -58,7 +58,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         cache_root=_cache_root(environ),
         threads=_threads(environ.get("LOWGRAD_THREADS", "")),
         traceback=_choice(environ, "LOWGRAD_TRACEBACK", TRACEBACKS, default="short"),
-        log=_choice(environ, "LOWGRAD_LOG", LOG_LEVELS, default="warning"),
+        log=_topics(environ.get("LOWGRAD_LOG", "")),
         sync=_choice(environ, "LOWGRAD_SYNC", ("0", "1"), default="0") == "1",
     )
 
@@ -112,6 +112,19 @@ def _threads(text: str) -> int | None:
             f'LOWGRAD_THREADS must be a whole number from 1 to {MAX_THREADS}, not "{text}"'
         )
     return int(text)
+
+
+def _topics(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    if names == ("all",):
+        return LOG_TOPICS
+    for name in names:
+        if name not in LOG_TOPICS:
+            raise ArgumentError(
+                f'LOWGRAD_LOG: there is no topic "{name}"; there are {", ".join(LOG_TOPICS)}',
+                fix="LOWGRAD_LOG=all",
+            )
+    return names
 
 
 def _choice(

@@ -5,22 +5,22 @@ from __future__ import annotations
 import functools
 import gc
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from lowgrad import devices, dispatch
+from lowgrad import devices, dispatch, logs
 from lowgrad.compiler import Compiled, Options
 from lowgrad.config import settings
 from lowgrad.dump import dump
 from lowgrad.errors import ArgumentError, CompileError, CompileWarning, DeviceError
-from lowgrad.ir.graph import Graph, Node, Value
+from lowgrad.history import History, Recorded, first_change
 from lowgrad.ir.types import DType
 from lowgrad.recording import Recording, record
 from lowgrad.replay import MISSED, Entry, ShortWay, Untouched, given, modes, replay
@@ -180,7 +180,7 @@ class CompiledFunction:
         self._options = options
         self._entries: dict[Any, list[Entry]] = {}
         self._calls = 0
-        self._last_key: tuple[Any, ...] | None = None
+        self.history = History()
         self._last: tuple[Any, Snapshot] | None = None
         self._short: ShortWay | None = None
         self._untouched: tuple[Snapshot, Untouched] | None = None
@@ -246,6 +246,10 @@ class CompiledFunction:
     def options(self) -> Options:
         """How it is compiled."""
         return self._options
+
+    def explain(self) -> str:
+        """How often it was recorded, and what of its signature was new each time."""
+        return f"{self.name}: {self.recordings} recordings in {self._calls} calls\n{self.history}"
 
     @property
     def recordings(self) -> int:
@@ -316,13 +320,20 @@ class CompiledFunction:
     def _record(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], found: Snapshot, key: Any
     ) -> Entry:
+        started = time.perf_counter()
         options = self._placed(found)
         with _collector_paused():
             recording = self._recorded(args, kwargs, found, options)
             compiled = Compiled(recording.graph, recording.forward_nodes, options)
         entry = Entry(recording, compiled)
         self._dump(compiled)
-        self._warn_of_change(key, found)
+        ms = (time.perf_counter() - started) * 1e3
+        labels = ("mode", *found.labels)
+        self._note(
+            self.history.add(
+                key, labels, call=max(self._calls, 1), ms=ms, nodes=len(recording.graph.nodes)
+            )
+        )
         self._entries.setdefault(key, []).append(entry)
         return entry
 
@@ -347,7 +358,7 @@ class CompiledFunction:
         before = entry.recording.graph
         if str(before) == str(again):
             return
-        node = _first_change(before, again)
+        node = first_change(before, again)
         raise CompileError(
             f"{self.name}: recorded again after {self._calls} calls, it is another program than "
             f"the one that is replayed: {node.op.name if node is not None else 'its results'} "
@@ -382,49 +393,26 @@ class CompiledFunction:
         if root is not None:
             dump(compiled, root / f"{compiled.graph.name}-{self.recordings}")
 
-    def _warn_of_change(self, key: tuple[Any, ...], found: Snapshot) -> None:
-        last, self._last_key = self._last_key, key
-        if last is None or self.recordings + 1 != _MANY:
+    def _note(self, recorded: Recorded) -> None:
+        """Log a recording; warn once if there are many."""
+        logs.event(
+            *("record", self.name),
+            number=recorded.number,
+            call=recorded.call,
+            ms=recorded.ms,
+            nodes=recorded.nodes,
+            why=recorded.reason,
+        )
+        if recorded.number != _MANY:
             return
-        parts = zip(last[1:], key[1:], found.labels, strict=False)
-        changed = next(((a, b, label) for a, b, label in parts if a != b), None)
-        what = "" if changed is None else f"; what changed last: {changed[2]} {_change(changed)}"
+        what = f"; what changed last: {recorded.reason}" if recorded.changes else ""
         warnings.warn(
             CompileWarning(
-                f"{self.name} compiled {self.recordings + 1} times in {self._calls} calls{what}; "
+                f"{self.name} compiled {recorded.number} times in {self._calls} calls{what}; "
                 "pass a number that varies as a tensor"
             ),
             stacklevel=4,
         )
-
-
-def _first_change(before: Graph, after: Graph) -> Node | None:
-    """The first node of `after` that is not as in `before`; None if only the outputs differ."""
-    numbers: list[dict[Value, int]] = [{}, {}]
-    for graph, known in zip((before, after), numbers, strict=True):
-        for value in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs)):
-            known[value] = len(known)
-    for one, other in zip_longest(before.nodes, after.nodes):
-        if one is None or other is None:
-            return other or one
-        facts = [
-            (n.op, [known[v] for v in n.inputs], str(n.attrs), [v.type for v in n.outputs])
-            for n, known in zip((one, other), numbers, strict=True)
-        ]
-        if facts[0] != facts[1]:
-            return other
-    return None
-
-
-def _change(changed: tuple[Any, Any, str]) -> str:
-    def shown(part: Any) -> str:
-        if isinstance(part, tuple) and len(part) == 2 and part[0] == "float":
-            return repr(float.fromhex(part[1]))
-        if isinstance(part, tuple) and part and part[0] == "tensor":
-            return str(part[1])
-        return repr(part[-1] if isinstance(part, tuple) and part else part)
-
-    return f"({shown(changed[0])} -> {shown(changed[1])})"
 
 
 class CompiledModule:

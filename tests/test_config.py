@@ -16,7 +16,7 @@ def test_defaults():
 
     assert got.dump_dir is None
     assert got.threads is None
-    assert (got.traceback, got.log) == ("short", "warning")
+    assert (got.traceback, got.log) == ("short", ())
     assert got.cache_root == Path.home() / ".cache" / "lowgrad"
 
 
@@ -27,11 +27,11 @@ def test_variables_are_read(tmp_path):
             "LOWGRAD_CACHE": str(tmp_path),
             "LOWGRAD_THREADS": "3",
             "LOWGRAD_TRACEBACK": "FULL",
-            "LOWGRAD_LOG": "debug",
+            "LOWGRAD_LOG": "passes, Cache",
         }
     )
 
-    assert got == config.Settings(Path("dumps"), tmp_path, 3, "full", "debug")
+    assert got == config.Settings(Path("dumps"), tmp_path, 3, "full", ("passes", "cache"))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_bad_thread_count_names_the_variable(text):
         config.read({"LOWGRAD_THREADS": text})
 
 
-@pytest.mark.parametrize("name", ["LOWGRAD_TRACEBACK", "LOWGRAD_LOG"])
+@pytest.mark.parametrize("name", ["LOWGRAD_TRACEBACK", "LOWGRAD_SYNC"])
 def test_bad_choice_lists_what_is_allowed(name):
     with pytest.raises(ArgumentError, match=f'{name} must be one of .*, not "loud"'):
         config.read({name: "loud"})
@@ -55,7 +55,7 @@ def test_bad_choice_lists_what_is_allowed(name):
 
 def test_settings_are_frozen_and_read_once(monkeypatch):
     before = config.settings()
-    monkeypatch.setenv("LOWGRAD_LOG", "error" if before.log != "error" else "debug")
+    monkeypatch.setenv("LOWGRAD_LOG", "all")
 
     assert config.settings() is before
     with pytest.raises(AttributeError):
@@ -142,3 +142,9 @@ print(path, path.is_dir())
     path, was_there = out.stdout.split()
     assert was_there == "True"
     assert not Path(path).exists()
+
+
+def test_log_takes_topics_that_there_are():
+    assert config.read({"LOWGRAD_LOG": "all"}).log == config.LOG_TOPICS
+    with pytest.raises(ArgumentError, match='there is no topic "speed"; there are record, passes'):
+        config.read({"LOWGRAD_LOG": "passes,speed"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
+from lowgrad import logs
 from lowgrad.errors import CompileError, LowgradError
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.verify import verify as verify_graph
@@ -86,8 +88,13 @@ def run_passes(
     """
     graphs = {"trace": graph}
     for step in steps:
+        started = time.perf_counter()
         before, graph = graph, _run(step, graph, verify)
         graphs[step.name] = graph
+        if logs.is_on("passes"):
+            ms = (time.perf_counter() - started) * 1e3
+            nodes = f"{len(before.nodes)}->{len(graph.nodes)}"
+            logs.event("passes", step.name, graph=graph.name, ms=ms, nodes=nodes)
         if on_pass is not None:
             on_pass(step, before, graph)
     return graphs

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lowgrad import config
+from lowgrad import config, logs
 from lowgrad.codegen.triton.compile import Binary, Encoding, Job, compile_job
 from lowgrad.codegen.triton.load import require_triton
 from lowgrad.errors import CompileError
@@ -45,6 +45,10 @@ def compiled(jobs: Sequence[Job]) -> list[Binary]:
     """
     found = {job_key(job): read(job) for job in jobs}
     missing = {job_key(job): job for job in jobs if found[job_key(job)] is None}
+    if logs.is_on("cache"):
+        for job in jobs:
+            what = "miss" if job_key(job) in missing else "hit"
+            logs.event("cache", what, kernel=job.name, target=job.target, key=job_key(job)[:16])
     if len(missing) > FEW and workers() > 1:
         _compile_in_processes(list(missing.values()))
         found |= {key: read(job) for key, job in missing.items()}

@@ -10,6 +10,7 @@ from lowgrad import cuda as cuda
 from lowgrad import functional as _functional
 from lowgrad import nn as nn
 from lowgrad import optim as optim
+from lowgrad import profiler as profiler
 from lowgrad import utils as utils
 from lowgrad.amp import autocast as autocast
 from lowgrad.amp import get_autocast_dtype as get_autocast_dtype

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from lowgrad import spans
 from lowgrad.errors import OutOfMemory
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.types import TensorType
@@ -68,7 +69,8 @@ class Candidate:
     @cached_property
     def plan(self) -> Plan:
         """Where everything lies."""
-        return plan_memory(self.graph, self.temporaries, self.machine)
+        with spans.span("plan", self.graph.name, nodes=len(self.graph.nodes)):
+            return plan_memory(self.graph, self.temporaries, self.machine)
 
     @cached_property
     def described(self) -> Plan:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
-from lowgrad import devices, logs, matmul_precision
+from lowgrad import devices, logs, matmul_precision, spans
 from lowgrad.budget import Search
-from lowgrad.errors import ArgumentError
-from lowgrad.explain import Explanation, explain
+from lowgrad.errors import ArgumentError, OutOfMemory
+from lowgrad.explain import Explanation, decisions, shares
 from lowgrad.ir.graph import Graph
 from lowgrad.passes.base import Pass
+from lowgrad.passes.decisions import Decision
 from lowgrad.passes.pipeline import lower
 from lowgrad.passes.trades import Trades
 from lowgrad.runtime.cuda import gpu as gpus
-from lowgrad.runtime.memory import HOST
+from lowgrad.runtime.memory import HOST, human
 
 if TYPE_CHECKING:
     from lowgrad.codegen.facts import KernelFacts
@@ -57,6 +58,26 @@ class Options:
     check: int = 0
     nan: bool = False
     drift: int = 0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A budget, and what obeying it costs: shares of FLOPs and of bytes moved, on top.
+
+    peak: in bytes; None if the budget cannot be obeyed. how: what is traded, or what would work.
+    """
+
+    budget: int
+    peak: int | None
+    flops: float
+    bytes: float
+    how: str
+
+    def __str__(self) -> str:
+        if self.peak is None:
+            return f"{human(self.budget)}: not to be had; {self.how}"
+        costs = f"{self.flops:+.1%} FLOPs, {self.bytes:+.1%} bytes moved"
+        return f"{human(self.budget)}: {human(self.peak)} for {costs}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +124,7 @@ class Compiled:
 
     def _log(self) -> None:
         if logs.is_on("fusion"):
-            for d in self.explain().decisions:
+            for d in self._decisions():
                 what = "made" if d.is_made else "refused"
                 ops = " + ".join(d.ops)
                 data = {"by": d.by, "ops": ops, "why": d.reason, "bytes": d.nbytes, "at": d.loc}
@@ -169,9 +190,40 @@ class Compiled:
         )
 
     def explain(self) -> Explanation:
-        """What was decided and refused: why, the bytes at stake and the line; then the trades."""
-        steps = lower(self._chosen.trades, self.options.fuse)
-        return explain(steps, self._chosen.graphs, self.plan.trades)
+        """What was decided and refused, and the bytes at stake; what holds the peak; the time."""
+        target = self.tiling.target or self.options.target or DEFAULT_TARGET
+        return Explanation(
+            self._decisions(),
+            self.plan.trades,
+            self.plan.arena_bytes,
+            tuple(self.plan.holders()[1]),
+            shares(self.launches, target),
+        )
+
+    def _decisions(self) -> tuple[Decision, ...]:
+        return decisions(lower(self._chosen.trades, self.options.fuse), self._chosen.graphs)
+
+    def budgets(self, parts: Sequence[float] = (0.9, 0.75, 0.5, 0.25)) -> list[Offer]:
+        """What budgets of these parts of the peak would cost, or what the least one is."""
+        found = []
+        for part in parts:
+            budget = int(self.plan.peak_bytes * part)
+            try:
+                other = Compiled(self.graphs["autodiff"], 0, replace(self.options, memory=budget))
+            except OutOfMemory as error:
+                found.append(Offer(budget, None, 0.0, 0.0, error.fix or ""))
+                break
+            cost, own = other.cost, self.cost
+            found.append(
+                Offer(
+                    budget,
+                    other.plan.peak_bytes,
+                    cost.flops / max(own.flops, 1) - 1,
+                    cost.bytes / max(own.bytes, 1) - 1,
+                    "; ".join(other.plan.trades),
+                )
+            )
+        return found
 
     def cross_compile(self, target: str | None = None) -> tuple[Any, ...]:
         """Each distinct kernel, compiled for `target` ("cuda:90", "hip:gfx942") without a GPU."""
@@ -212,7 +264,8 @@ class Compiled:
     def executable(self) -> Runs:
         """The program that runs the step on the chosen device."""
         started = time.perf_counter()
-        made = self._runs(self.graph, self.plan)
+        with spans.span("build", self.graph.name, device=self.options.device):
+            made = self._runs(self.graph, self.plan)
         self.pass_ms["executable"] = (time.perf_counter() - started) * 1e3
         options = self.options
         if not (options.check or options.nan):

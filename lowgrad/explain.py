@@ -5,13 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from lowgrad.ir.graph import Graph
+from lowgrad.codegen.lower import Launch
+from lowgrad.ir.graph import Graph, Location
 from lowgrad.passes.base import Pass
 from lowgrad.passes.decisions import Decision
-from lowgrad.runtime.memory import human
+from lowgrad.runtime.memory import Buffer, human
 
 # Longer lists of operations are cut in the middle.
 MOST_OPS = 6
+# Of the peak's holders and of the slowest kernels, what is listed.
+MOST_LINES = 5
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a kernel's launches take of a step's modelled time, and what limits it."""
+
+    kernel: str
+    times: int
+    part: float
+    bound: str
+    target: str
+    loc: Location | None
 
 
 @dataclass(frozen=True)
@@ -19,10 +34,15 @@ class Explanation:
     """What each pass decided, in the order of the passes and of the program.
 
     trades: a line for each thing that was given up for memory, as in the plan.
+    peak, holders: the arena's bytes, and the buffers that hold them at the peak, largest first.
+    slowest: the kernels that the roofline gives most of a step's time, most first.
     """
 
     decisions: tuple[Decision, ...]
     trades: tuple[str, ...] = ()
+    peak: int = 0
+    holders: tuple[Buffer, ...] = ()
+    slowest: tuple[Share, ...] = ()
 
     @property
     def made(self) -> tuple[Decision, ...]:
@@ -37,12 +57,28 @@ class Explanation:
     def __str__(self) -> str:
         fusions = (*_section("made", self.made), *_section("refused", self.refused))
         traded = (f"traded: {len(self.trades)}", *(f"  {line}" for line in self.trades))
-        return "\n".join((*fusions, *(traded if self.trades else ())))
+        return "\n".join((*fusions, *(traded if self.trades else ()), *self._peak(), *self._time()))
+
+    def _peak(self) -> Iterator[str]:
+        if not self.holders:
+            return
+        yield f"peak of the arena: {human(self.peak)}, held by"
+        yield from (f"  {human(b.nbytes):>10}  {_held(b)}" for b in self.holders[:MOST_LINES])
+        if len(self.holders) > MOST_LINES:
+            rest = self.holders[MOST_LINES:]
+            yield f"  {human(sum(b.nbytes for b in rest)):>10}  {len(rest)} smaller ones"
+
+    def _time(self) -> Iterator[str]:
+        if not self.slowest:
+            return
+        yield f"time by the roofline of {self.slowest[0].target}: most in"
+        for share in self.slowest[:MOST_LINES]:
+            times = f"{share.times} x " if share.times > 1 else ""
+            place = f", at {share.loc}" if share.loc else ""
+            yield f"  {share.part:>10.0%}  {times}{share.kernel}, bound by {share.bound}{place}"
 
 
-def explain(
-    steps: Iterable[Pass], graphs: Mapping[str, Graph], trades: tuple[str, ...] = ()
-) -> Explanation:
+def decisions(steps: Iterable[Pass], graphs: Mapping[str, Graph]) -> tuple[Decision, ...]:
     """The decisions of those of `steps` that can be asked. `graphs`: after each, in order."""
     names = list(graphs)
     found: list[Decision] = []
@@ -50,7 +86,30 @@ def explain(
         if step.explain is not None:
             before = graphs[names[names.index(step.name) - 1]]
             found.extend(step.explain(before))
-    return Explanation(tuple(found), trades)
+    return tuple(found)
+
+
+def shares(launches: Iterable[Launch], target: str) -> tuple[Share, ...]:
+    """The kernels by what the roofline of `target` gives them, most first; none without rates."""
+    from lowgrad.codegen.facts import modelled
+
+    found = []
+    for kernel, times in launches:
+        model = modelled(kernel, target)
+        if model is None:
+            return ()
+        found.append((kernel, times, model))
+    total = sum(times * model.seconds for _, times, model in found)
+    ranked = [
+        Share(k.name, n, n * model.seconds / total, model.bound, target, k.loc)
+        for k, n, model in found
+    ]
+    return tuple(sorted(ranked, key=lambda share: -share.part))
+
+
+def _held(b: Buffer) -> str:
+    place = f", at {b.loc}" if b.loc else ""
+    return f"{b.name} {b.type or 'temporaries'}, over nodes {b.first}-{b.last}{place}"
 
 
 def _section(title: str, decisions: Sequence[Decision]) -> Iterator[str]:

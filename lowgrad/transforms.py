@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lowgrad import devices, dispatch, logs
+from lowgrad import devices, dispatch, logs, spans
 from lowgrad.compiler import Compiled, Options
 from lowgrad.config import settings
 from lowgrad.dump import dump
@@ -188,6 +188,20 @@ class CompiledFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if dispatch.is_recording():  # inside another step this is an ordinary function
             return self._function(*args, **kwargs)
+        if spans.collectors:
+            return self._timed(args, kwargs)
+        return self._call(args, kwargs)
+
+    def _timed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call with a span of its own, which ends when all its kernels have."""
+        with spans.span("step", self.name, call=self._calls + 1):
+            made = self._call(args, kwargs)
+            if gpus.count():
+                for number in range(gpus.count()):
+                    gpus.gpu(number).synchronize()
+        return made
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._calls += 1
         if self._short is not None and not kwargs:
             made = self._short(args)
@@ -323,8 +337,10 @@ class CompiledFunction:
         started = time.perf_counter()
         options = self._placed(found)
         with _collector_paused():
-            recording = self._recorded(args, kwargs, found, options)
-            compiled = Compiled(recording.graph, recording.forward_nodes, options)
+            with spans.span("record", self.name):
+                recording = self._recorded(args, kwargs, found, options)
+            with spans.span("compile", self.name, nodes=len(recording.graph.nodes)):
+                compiled = Compiled(recording.graph, recording.forward_nodes, options)
         entry = Entry(recording, compiled)
         self._dump(compiled)
         ms = (time.perf_counter() - started) * 1e3

@@ -9,13 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
-    errors | config matmul_precision | logs | ir | ops | passes | runtime | codegen
+    errors | config matmul_precision spans | logs | ir | ops | passes | runtime | codegen
     | devices budget explain eject nans | checked | compiler promotion generator | dump
     | tape | dispatch
     | printing | tensor | autograd
     | functional | autocasting exchange backends | signature graphop history | recording | replay
     | transforms | __init__
-    | amp cuda nn optim utils distributed cli demo plots
+    | amp cuda nn optim profiler utils distributed cli demo plots
 """
 LAYER = {name: i for i, names in enumerate(LAYERS.split("|")) for name in names.split()}
 

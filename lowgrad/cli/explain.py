@@ -1,4 +1,6 @@
-"""Why a step became what it is: fusions made and refused, and what was traded for memory."""
+"""Why a step became what it is: fusions made and refused, what was traded for memory, who holds
+the peak, which kernels take most of the time, and what smaller budgets would cost.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the explanation."""
     from lowgrad.cli.program import first_call
+    from lowgrad.runtime.memory import human
     from lowgrad.transforms import bytes_of
 
     options = {"memory": bytes_of(args.memory)} if args.memory else {}
-    print(first_call(args.program, args.arguments).lower(**options).explain())
+    compiled = first_call(args.program, args.arguments).lower(**options)
+    print(compiled.explain())
+    if not args.memory:
+        print(f"budgets, against a peak of {human(compiled.plan.peak_bytes)}")
+        for offer in compiled.budgets():
+            print(f"  {offer}")
     return 0

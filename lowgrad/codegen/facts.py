@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lowgrad.codegen.gpus import spec_of
 from lowgrad.codegen.kernel import Dot, Kernel, walk
@@ -74,11 +74,19 @@ class KernelFacts:
 
 def facts_of(kernel: Kernel, times: int, binary: Binary) -> KernelFacts:
     """The facts about `kernel`, which became `binary`."""
-    return KernelFacts(kernel, times, binary, modelled_seconds(kernel, binary.target))
+    model = modelled(kernel, binary.target)
+    return KernelFacts(kernel, times, binary, None if model is None else model.seconds)
 
 
-def modelled_seconds(kernel: Kernel, target: str) -> float | None:
-    """The roofline's time of one launch on `target` ("cuda:90"); None if its rates are unknown."""
+class Modelled(NamedTuple):
+    """The roofline's time of one launch, and what limits it: "memory", "arithmetic", "launch"."""
+
+    seconds: float
+    bound: str
+
+
+def modelled(kernel: Kernel, target: str) -> Modelled | None:
+    """By the rates of `target` ("cuda:90"); None if they are unknown."""
     spec = spec_of(target)
     if spec is None:
         return None
@@ -92,7 +100,9 @@ def modelled_seconds(kernel: Kernel, target: str) -> float | None:
         elif dots[0].precision != "ieee":
             rate = spec.tf32_flops
     moved = (kernel.bytes_read + kernel.bytes_written) / spec.dram
-    return LAUNCH + max(moved, kernel.flops / rate)
+    worked = kernel.flops / rate
+    longest = max((moved, "memory"), (worked, "arithmetic"), (LAUNCH, "launch"))
+    return Modelled(LAUNCH + max(moved, worked), longest[1])
 
 
 def _first(patterns: dict[str, str], text: str) -> str:

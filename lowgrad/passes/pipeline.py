@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from lowgrad import logs
+from lowgrad import logs, spans
 from lowgrad.errors import CompileError, LowgradError
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.verify import verify as verify_graph
@@ -89,7 +89,8 @@ def run_passes(
     graphs = {"trace": graph}
     for step in steps:
         started = time.perf_counter()
-        before, graph = graph, _run(step, graph, verify)
+        with spans.span("pass", step.name, graph=graph.name, nodes=len(graph.nodes)):
+            before, graph = graph, _run(step, graph, verify)
         graphs[step.name] = graph
         if logs.is_on("passes"):
             ms = (time.perf_counter() - started) * 1e3

@@ -85,6 +85,11 @@ class Buffer:
     loc: Location | None
     nested: tuple[Plan, ...] = ()
 
+    def __str__(self) -> str:
+        what = "temporaries" if self.type is None else str(self.type)
+        where = "" if self.loc is None else f"  at {self.loc}"
+        return f"{self.name} {human(self.nbytes)} {what}{where}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -121,10 +126,20 @@ class Plan:
         """State, arguments and arena together."""
         return self.state_bytes + self.argument_bytes + self.arena_bytes
 
+    def holders(self) -> tuple[int, list[Buffer]]:
+        """The node at which the arena holds most, and the buffers alive there, largest first."""
+        held = [0] * (max((b.last for b in self.buffers), default=0) + 1)
+        for b in self.buffers:
+            for node in range(b.first, b.last + 1):
+                held[node] += b.nbytes
+        peak = max(range(len(held)), key=held.__getitem__)
+        alive = [b for b in self.buffers if b.first <= peak <= b.last]
+        return peak, sorted(alive, key=lambda b: (-b.nbytes, b.offset))
+
     def largest(self, count: int) -> list[str]:
         """A line for each of the largest buffers: name, size, type, the user's line."""
         ranked = sorted(self.buffers, key=lambda b: (-b.nbytes, b.first))
-        return [_line(b) for b in ranked[:count]]
+        return [str(b) for b in ranked[:count]]
 
     def __str__(self) -> str:
         ratio = self.arena_bytes / self.lower_bound_bytes if self.lower_bound_bytes else 1.0
@@ -145,7 +160,7 @@ class Plan:
         """A line for each buffer; what lies in one, indented below it."""
         lines: list[str] = []
         for b in sorted(self.buffers, key=lambda b: (b.first, b.offset)):
-            lines.append(f"{b.offset:>12} {b.nbytes:>12} {f'{b.first}-{b.last}':>11}  {_line(b)}")
+            lines.append(f"{b.offset:>12} {b.nbytes:>12} {f'{b.first}-{b.last}':>11}  {b}")
             lines += [f"    {line}" for nested in b.nested for line in nested._table()]
         return lines
 
@@ -158,12 +173,6 @@ def human(nbytes: int) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.2f} {unit}"
         size /= 1024
     return f"{size:.2f} GiB"
-
-
-def _line(b: Buffer) -> str:
-    what = "temporaries" if b.type is None else str(b.type)
-    where = "" if b.loc is None else f"  at {b.loc}"
-    return f"{b.name} {human(b.nbytes)} {what}{where}"
 
 
 # Temporaries of nodes, by node and by which outputs are stored over which inputs.

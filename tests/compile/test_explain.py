@@ -48,7 +48,8 @@ def test_what_was_traded_for_memory_follows_the_fusions():
     assert compiled.explain().trades == compiled.plan.trades
     lines = str(compiled.explain()).splitlines()
     at = lines.index(f"traded: {len(compiled.plan.trades)}")
-    assert lines[at + 1 :] == [f"  {line}" for line in compiled.plan.trades]
+    end = at + 1 + len(compiled.plan.trades)
+    assert lines[at + 1 : end] == [f"  {line}" for line in compiled.plan.trades]
     assert any(line.startswith("refused: ") for line in lines[:at])
 
 

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lowgrad import config, logs
+from lowgrad import config, logs, spans
 from lowgrad.codegen.triton.compile import Binary, Encoding, Job, compile_job
 from lowgrad.codegen.triton.load import require_triton
 from lowgrad.errors import CompileError
@@ -50,11 +50,13 @@ def compiled(jobs: Sequence[Job]) -> list[Binary]:
             what = "miss" if job_key(job) in missing else "hit"
             logs.event("cache", what, kernel=job.name, target=job.target, key=job_key(job)[:16])
     if len(missing) > FEW and workers() > 1:
-        _compile_in_processes(list(missing.values()))
+        with spans.span("kernel", f"{len(missing)} kernels", processes=workers()):
+            _compile_in_processes(list(missing.values()))
         found |= {key: read(job) for key, job in missing.items()}
     for key, job in missing.items():
         if found[key] is None:
-            found[key] = made = compile_job(job)
+            with spans.span("kernel", job.name, target=job.target):
+                found[key] = made = compile_job(job)
             write(job, made)
     binaries = [found[job_key(job)] for job in jobs]
     return [binary for binary in binaries if binary is not None]

@@ -1,5 +1,6 @@
 # make demo    install into .venv and train a small model with fused kernels
-# make check   what CI runs: format, lint, types, tests
+# make check   what CI runs: format, lint, types, documentation, tests
+# make docs    build the documentation into site/
 # make help    this list
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_STAMP := $(VENV)/.lowgrad-demo
 TEST_STAMP := $(VENV)/.lowgrad-test
 
-.PHONY: help demo test check lint format bench clean
+.PHONY: help demo test check lint docs format bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,9 +30,13 @@ lint: $(TEST_STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+docs: $(TEST_STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
 # One make after the other, so that the tests' closing line is the last, also under `make -j`.
 check:
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory docs
 	@$(MAKE) --no-print-directory test
 
 format: $(TEST_STAMP)
@@ -42,7 +47,7 @@ bench: $(TEST_STAMP)
 	@$(BIN)/lowgrad bench
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist out site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -56,6 +61,6 @@ $(DEMO_STAMP): pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(TEST_STAMP): pyproject.toml | $(BIN)/python
-	@echo "installing lowgrad[test,demo,report] into $(VENV)"
-	@$(PIP) --editable '.[test,demo,report]'
+	@echo "installing lowgrad[test,demo,report,docs] into $(VENV)"
+	@$(PIP) --editable '.[test,demo,report,docs]'
 	@touch $@ $(DEMO_STAMP)

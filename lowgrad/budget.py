@@ -105,7 +105,7 @@ class Search:
         on_pass: OnPass | None = None,
         machine: Machine = HOST,
     ) -> None:
-        self.fuse, self.machine = fuse, machine
+        self.fuse, self.machine, self.on_pass = fuse, machine, on_pass
         self.shared = run_passes(SIMPLIFY, graph, on_pass=on_pass)
         self.simplified = next(reversed(self.shared.values()))
         self._made: dict[Trades, Candidate] = {}
@@ -126,7 +126,8 @@ class Search:
         if trades.remat:
             before = self.candidate(replace(trades, remat=0.0))
             start, graphs, steps = before.graph, dict(before.graphs), again(trades)
-        graphs |= {k: g for k, g in run_passes(steps, start).items() if k != "trace"}
+        made = run_passes(steps, start, on_pass=self.on_pass)
+        graphs |= {k: g for k, g in made.items() if k != "trace"}
         base = self._made.get(NOTHING)
         return Candidate(trades, graphs, base, self._temporaries, self.machine)
 

@@ -111,7 +111,6 @@ class Compiled:
         self.pass_ms: dict[str, float] = {}
         # What reads the arrays of the call that this was lowered for, by position.
         self.given: Callable[[], dict[int, npt.NDArray[Any]]] | None = None
-        self._clock = time.perf_counter()
         self.machine = machine_of(options)
         search = Search(graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine)
         if options.trades is not None:
@@ -142,10 +141,9 @@ class Compiled:
             for trade in plan.trades:
                 logs.event("memory", "traded", what_for=trade)
 
-    def _note_pass(self, step: Pass, before: Graph, after: Graph) -> None:
-        now = time.perf_counter()
-        self.pass_ms[step.name] = (now - self._clock) * 1e3
-        self._clock = now
+    def _note_pass(self, step: Pass, before: Graph, after: Graph, ms: float) -> None:
+        # A search runs the last passes several times: what they took in all.
+        self.pass_ms[step.name] = self.pass_ms.get(step.name, 0.0) + ms
 
     @property
     def graph(self) -> Graph:
@@ -242,6 +240,18 @@ class Compiled:
         binaries = self.cross_compile(target)
         made = {identity(k): b for k, b in zip(distinct(self.kernels), binaries, strict=True)}
         return [facts_of(kernel, times, made[identity(kernel)]) for kernel, times in self.launches]
+
+    def report(
+        self, path: str | Path, *, arch: str | None = None, history: Sequence[Any] | None = None
+    ) -> Path:
+        """Write one HTML page about the step, which works offline; return its path.
+
+        arch: also compile the kernels for this target, "cuda:90", and show registers and occupancy.
+        history: recordings to list, `step.history.recorded`.
+        """
+        from lowgrad.report import report
+
+        return report(self, path, arch=arch, history=history)
 
     def eject(self, path: str | Path, target: str | None = None) -> Path:
         """Write the step as one Python file that runs without lowgrad; return its path.

@@ -44,7 +44,8 @@ LOWER: tuple[Pass, ...] = (
 )
 PIPELINE = SIMPLIFY + LOWER
 
-OnPass = Callable[[Pass, Graph, Graph], None]
+# The pass, the graphs before and after it, and the milliseconds that it took.
+OnPass = Callable[[Pass, Graph, Graph, float], None]
 
 
 def lower(trades: Trades, fuse: bool = True) -> tuple[Pass, ...]:
@@ -82,7 +83,7 @@ def run_passes(
 ) -> dict[str, Graph]:
     """The graph after each of `steps`, by the pass's name; "trace" is the graph as given.
 
-    on_pass: called after each pass, with it and the graphs before and after.
+    on_pass: called after each pass, with it, the graphs before and after, and its milliseconds.
     verify: check the IR's rules after each pass.
     Raises CompileError naming the pass that failed.
     """
@@ -92,12 +93,12 @@ def run_passes(
         with spans.span("pass", step.name, graph=graph.name, nodes=len(graph.nodes)):
             before, graph = graph, _run(step, graph, verify)
         graphs[step.name] = graph
+        ms = (time.perf_counter() - started) * 1e3
         if logs.is_on("passes"):
-            ms = (time.perf_counter() - started) * 1e3
             nodes = f"{len(before.nodes)}->{len(graph.nodes)}"
             logs.event("passes", step.name, graph=graph.name, ms=ms, nodes=nodes)
         if on_pass is not None:
-            on_pass(step, before, graph)
+            on_pass(step, before, graph, ms)
     return graphs
 
 

@@ -114,7 +114,7 @@ def test_graphs_come_back_in_the_order_of_the_passes():
     names = [p.name for p in PIPELINE]
     seen = []
 
-    graphs = run_pipeline(steps.classifier(), on_pass=lambda p, before, after: seen.append(p.name))
+    graphs = run_pipeline(steps.classifier(), on_pass=lambda p, *_: seen.append(p.name))
 
     assert list(graphs) == ["trace", *names]
     assert seen == names

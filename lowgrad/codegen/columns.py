@@ -10,18 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.kernel import Kernel, Param, Reduce
+from lowgrad.codegen.partials import accumulated_in, partial_of, with_partials
 from lowgrad.codegen.region import Region
-from lowgrad.codegen.rows import (
-    RowsWriter,
-    Space,
-    Tile2,
-    accumulated_in,
-    partial_of,
-    rows,
-    space_of,
-    tile_of,
-    with_partials,
-)
+from lowgrad.codegen.rows import RowsWriter, rows
+from lowgrad.codegen.rowspace import Space, Tile2, space_of, tile_of
 from lowgrad.codegen.tiling import Tiling, ceil_div
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
@@ -124,7 +116,7 @@ class _Writer(RowsWriter):
         self.pieces, self.sums = pieces, sums
         super().__init__(region, pieces.space, pieces.tile, partials)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.is_2d, self.programs, self.piece = True, self.pieces.count, as_index(0)
         self.pid = self.body.program_id(self.programs)
 

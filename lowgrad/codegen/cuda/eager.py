@@ -90,9 +90,7 @@ def contiguous(array: DeviceArray) -> DeviceArray:
     return run([lying])[0]
 
 
-def _view(
-    op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType
-) -> DeviceArray:
+def _view(op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType) -> DeviceArray:
     if len(array.path) >= MOST_VIEWS:
         array = contiguous(array)
     if not array.path:
@@ -107,9 +105,7 @@ def _view(
     )
 
 
-def _leading(
-    op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType
-) -> int | None:
+def _leading(op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorType) -> int | None:
     """Where a slice begins whose elements lie side by side, if kernels can begin to read there."""
     if op.name != "slice" or not type_.shape or type_.shape[1:] != array.shape[1:]:
         return None
@@ -172,7 +168,9 @@ def _compiled(
     graph = builder.graph(outputs, name="copy" if op is None else op.name)
     graph = next(reversed(run_pipeline(graph).values()))
     taken = [graph.inputs.index(v) for v in graph.outputs if v in graph.inputs]
-    if len(taken) == len(graph.outputs) and all(operands[i].base == operands[i].type for i in taken):
+    if len(taken) == len(graph.outputs) and all(
+        operands[i].base == operands[i].type for i in taken
+    ):
         return lambda given: [given[i] for i in taken]  # `detach`, `clone`: arrays are immutable
     machine = machine_of(device)
     return CudaExecutable(graph, plan(graph, None, machine), machine, device, keeps_arena=False)

@@ -239,9 +239,7 @@ class _Scalars:
         self._host: HostArray = np.zeros(0, np.uint8)
         self._views: list[HostArray] = []
 
-    def send(
-        self, numbers: list[tuple[int, HostArray]], stream: Stream
-    ) -> list[tuple[int, int]]:
+    def send(self, numbers: list[tuple[int, HostArray]], stream: Stream) -> list[tuple[int, int]]:
         """Copy the numbers, given by input; the address of each."""
         if not numbers:
             return []

@@ -213,7 +213,9 @@ class _Scribe:
                 steps = _Steps(first, taken, node.attrs["steps"])
                 given: list[At] = []
                 for position, (value, dim) in enumerate(zip(node.inputs, ins, strict=True)):
-                    given.append(self._packed(value, at[value], dim, steps, layout, position, scratch))
+                    given.append(
+                        self._packed(value, at[value], dim, steps, layout, position, scratch)
+                    )
                 given += [at[node.outputs[o]] for o in sums]
                 if len(graph.inputs) > len(ins) + len(sums):
                     given.append(self._number(first))

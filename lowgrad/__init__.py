@@ -1,10 +1,18 @@
 """lowgrad: a graph compiler for training. `import lowgrad as torch` runs PyTorch programs."""
 
+import sys as _sys
+
+from lowgrad import amp as amp
+from lowgrad import autocasting as _autocasting
 from lowgrad import autograd as autograd
 from lowgrad import cuda as cuda
+from lowgrad import functional as _functional
 from lowgrad import nn as nn
 from lowgrad import optim as optim
 from lowgrad import utils as utils
+from lowgrad.amp import autocast as autocast
+from lowgrad.amp import get_autocast_dtype as get_autocast_dtype
+from lowgrad.amp import is_autocast_enabled as is_autocast_enabled
 from lowgrad.autograd import enable_grad as enable_grad
 from lowgrad.autograd import inference_mode as inference_mode
 from lowgrad.autograd import is_grad_enabled as is_grad_enabled
@@ -48,3 +56,9 @@ long = int64
 int = int32
 
 __version__ = "0.1.0"
+
+# Last: the functions that are public now choose their precision under `autocast`.
+_functions = _autocasting.functions_of(_functional)
+_autocasting.install(_sys.modules[__name__], _functions)
+_autocasting.install(Tensor, _functions)
+_autocasting.install(nn.functional, _autocasting.functions_of(nn.functional))

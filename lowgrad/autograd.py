@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-
 from lowgrad import devices, dispatch
 from lowgrad.errors import AutogradError, ShapeError
 from lowgrad.ir.op import REGISTRY

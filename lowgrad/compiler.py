@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # What a step is planned for whose GPU is not there and not named.
 DEFAULT_TARGET = "cuda:90"
 
+
 class Runs(Protocol):
     """An executable: arrays in, arrays out; aliased inputs are updated in place."""
 
@@ -80,9 +81,7 @@ class Compiled:
         self.pass_ms: dict[str, float] = {}
         self._clock = time.perf_counter()
         self.machine = machine_of(options)
-        search = Search(
-            graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine
-        )
+        search = Search(graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine)
         if options.trades is not None:
             self._chosen = search.candidate(options.trades)
         else:

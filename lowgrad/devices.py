@@ -71,8 +71,9 @@ def evaluate(
     default: where the results of an op without operands on a GPU belong: of `full`, `uniform`.
     """
     device = next((a.device for a in arrays if a.__class__ is DeviceArray), default)
-    if op.name in ("compiled", "to_device"):  # which know where they run
-        return tuple(op.evaluate(*arrays, **attrs))
+    if op.runs_itself:
+        made = op.evaluate(*arrays, **attrs)
+        return made if isinstance(made, tuple) else (made,)
     if device is None or (default is not None and not _is_placed(op, arrays, device)):
         return ops.evaluate(op, arrays, attrs, types)
     from lowgrad.codegen.cuda import eager

@@ -76,10 +76,10 @@ def apply(op: Op, refs: tuple[Ref, ...], attrs: Attrs) -> tuple[Ref, ...]:
         return _state.recorder.apply(op, refs, attrs)
     types = _infer(op, refs, attrs)
     arrays = tuple([r.array for r in refs])
-    if _has_gpu(arrays) or _state.place is not None:
+    if _has_gpu(arrays) or _state.place is not None or op.runs_itself:
         results = devices.evaluate(op, arrays, attrs, types, _state.place)
     else:
-        results = evaluate(op, arrays, attrs, types)  # type: ignore[arg-type]
+        results = evaluate(op, arrays, attrs, types)
     made = tuple([Ref(t, a) for t, a in zip(types, results, strict=True)])
     if _state.grad_enabled:
         for ref in refs:
@@ -222,6 +222,11 @@ _handle: list[Callable[[Ref], Any]] = []
 def set_handle(make: Callable[[Ref], Any]) -> None:
     """Called once by `lowgrad.tensor`, which lies above: how a Ref becomes a Tensor."""
     _handle[:] = [make]
+
+
+def tensor_of(ref: Ref) -> Any:
+    """A new tensor on `ref`."""
+    return _handle[0](ref)
 
 
 def host_scalar(read: Callable[[], float], key: Any = None) -> Any:

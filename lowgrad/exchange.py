@@ -34,11 +34,11 @@ LEGACY, NO_WAIT = 1, -1
 
 
 class _Device(ctypes.Structure):
-    _fields_ = [("type", ctypes.c_int32), ("index", ctypes.c_int32)]  # noqa: RUF012
+    _fields_ = [("type", ctypes.c_int32), ("index", ctypes.c_int32)]
 
 
 class _DataType(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("code", ctypes.c_uint8),
         ("bits", ctypes.c_uint8),
         ("lanes", ctypes.c_uint16),
@@ -46,7 +46,7 @@ class _DataType(ctypes.Structure):
 
 
 class _DLTensor(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("data", ctypes.c_void_p),
         ("device", _Device),
         ("ndim", ctypes.c_int32),
@@ -83,12 +83,12 @@ _lent: dict[int, Any] = {}
 _numbers = itertools.count(1)
 
 
-@_Deleter
+@_Deleter  # type: ignore[untyped-decorator]
 def _give_back(managed: Any) -> None:
     _lent.pop(managed.contents.context, None)
 
 
-@ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+@ctypes.PYFUNCTYPE(None, ctypes.c_void_p)  # type: ignore[untyped-decorator]
 def _drop(capsule: int) -> None:
     """The capsule itself is destroyed: if nobody took the tensor, it is given back here."""
     # By its address: a new reference to a dying object would bring it back.
@@ -131,13 +131,15 @@ def _dlpack(
         )
     if dispatch.is_recording():
         self._array("__dlpack__")  # raises: there are no elements yet
-    array = devices.row_major(self._ref.array)  # type: ignore[arg-type]
+    array = devices.row_major(self._ref.array)
     if copy:
         array = devices.copied(array)
     if not isinstance(array, DeviceArray):
         return array.__dlpack__(max_version=max_version, dl_device=dl_device, copy=copy)
     if dl_device is not None and tuple(dl_device) != (CUDA, array.device.index):
-        raise BufferError(f"__dlpack__: the tensor is on cuda:{array.device.index}, not {dl_device}")
+        raise BufferError(
+            f"__dlpack__: the tensor is on cuda:{array.device.index}, not {dl_device}"
+        )
     _let_wait(stream, array)
     return _capsule(array)
 

@@ -24,6 +24,7 @@ class GraphOp(Op):
     name = "compiled"
     family = "region"
     moves_data = True  # the executable takes and gives storage types
+    runs_itself = True  # where it was compiled for
 
     def __init__(self, graph: Graph, options: Options) -> None:
         self.graph = graph

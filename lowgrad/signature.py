@@ -15,7 +15,7 @@ import functools
 import sys
 import types
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from lowgrad.tensor import Tensor, device
 
 _SIMPLE = (bool, int, str, bytes, type(None), complex, type(Ellipsis), DType, range, slice)
 _LEAVES = (Generator, types.BuiltinFunctionType, types.MethodDescriptorType, np.dtype, device)
-_MISSING = object()
+ABSENT = object()
 _LARGEST_ARRAY = 1 << 20  # bytes of a NumPy array compared at each call
 
 
@@ -55,11 +55,13 @@ class Watch:
             return tuple(map(id, container)) == self.ids
         if self.kind == "names":
             get = container.get
-            return tuple([id(get(n, _MISSING)) for n in self.names]) == self.ids
+            return tuple([id(get(n, ABSENT)) for n in self.names]) == self.ids
         if self.kind == "cell":
             return id(_cell_contents(container)) == self.ids[0]
         if self.kind == "slots":
-            return tuple([id(getattr(container, n, _MISSING)) for n in self.names]) == self.ids
+            return tuple([id(getattr(container, n, ABSENT)) for n in self.names]) == self.ids
+        if self.kind == "value":
+            return bool(container() == self.held[0])
         return bool(container.tobytes() == self.held[0])  # a NumPy array: by its bytes
 
 
@@ -73,7 +75,8 @@ class Snapshot:
     watches: list[Watch] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)  # a path for each entry of `key`
     outside: int = 0  # how many of the tensors the function reaches without its arguments
-    facts: list[tuple[Any, bool, bool]] = field(default_factory=list)  # type, leaf, tracked
+    # type, leaf, tracked, device
+    facts: list[tuple[Any, bool, bool, Any]] = field(default_factory=list)
 
     def is_unchanged(self) -> bool:
         """Whether every watched container is as it was."""
@@ -84,7 +87,7 @@ def _cell_contents(cell: Any) -> Any:
     try:
         return cell.cell_contents
     except ValueError:  # the variable is not assigned yet
-        return _MISSING
+        return ABSENT
 
 
 class Walker:
@@ -115,7 +118,11 @@ class Walker:
 
     def watch_names(self, mapping: Any, names: tuple[str, ...]) -> None:
         """Watch some entries of a mapping. For objects that walk themselves."""
-        self._watch("names", mapping, names, tuple(mapping.get(n, _MISSING) for n in names))
+        self._watch("names", mapping, names, tuple(mapping.get(n, ABSENT) for n in names))
+
+    def watch_value(self, compute: Callable[[], Any]) -> None:
+        """Watch what `compute` gives. For objects that walk themselves."""
+        self._watch("value", compute, (), (compute(),))
 
     def watch_sequence(self, sequence: Any) -> None:
         """Watch the members of a list. For objects that walk themselves."""
@@ -227,7 +234,7 @@ class Walker:
         for name, cell in sorted(cells, key=lambda c: _walks_itself(_cell_contents(c[1]))):
             contents = _cell_contents(cell)
             self._watch("cell", cell, (), (contents,))
-            if contents is not _MISSING:
+            if contents is not ABSENT:
                 self.visit(contents, name)
 
     def _global(self, obj: Any, name: str, code: types.CodeType) -> None:

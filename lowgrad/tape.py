@@ -14,7 +14,7 @@ from typing import Any
 from lowgrad.errors import AutogradError
 from lowgrad.ir.build import Builder, Tracer
 from lowgrad.ir.graph import Node, Value
-from lowgrad.ir.op import Array, Op
+from lowgrad.ir.op import Op
 from lowgrad.ir.types import TensorType
 from lowgrad.ir.walk import needed
 from lowgrad.passes.autodiff import gradients

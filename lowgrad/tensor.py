@@ -512,7 +512,7 @@ class Tensor:
         if not self.is_leaf:
             raise AutogradError("deepcopy: only leaf tensors can be copied", fix="x.detach()")
         self._array("deepcopy")  # raises while recording
-        array = devices.copied(self._ref.array)  # type: ignore[arg-type]
+        array = devices.copied(self._ref.array)
         copied = _rebuild(type(self), array, self.dtype, self._leaf_requires_grad, {})
         memo[id(self)] = copied
         copied.__dict__.update(self.__dict__)
@@ -525,7 +525,9 @@ class FreedGradient(Tensor):
     """Stands in `.grad` for a gradient that a compiled step used up in its own update."""
 
 
-def _rebuild(cls: type[Tensor], array: AnyArray, dtype: DType, requires: bool, extra: Any) -> Tensor:
+def _rebuild(
+    cls: type[Tensor], array: AnyArray, dtype: DType, requires: bool, extra: Any
+) -> Tensor:
     tensor = cls.__new__(cls)
     tensor._ref_now = dispatch.as_leaf(Ref(TensorType(array.shape, dtype), array), tensor, requires)
     tensor._leaf_requires_grad = requires

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import gc
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,30 +15,16 @@ from typing import Any
 import numpy as np
 
 from lowgrad import devices, dispatch
-from lowgrad.compiler import Compiled, Options, is_gpu
+from lowgrad.compiler import Compiled, Options
 from lowgrad.config import settings
 from lowgrad.dump import dump
 from lowgrad.errors import ArgumentError, CompileWarning, DeviceError
-from lowgrad.graphop import GraphOp
-from lowgrad.ir.op import Array
-from lowgrad.ir.types import DType, TensorType
-from lowgrad.promotion import get_default_dtype
-from lowgrad.recording import (
-    Effect,
-    FromGradient,
-    FromHost,
-    FromTensor,
-    Recording,
-    Returned,
-    rebuilt,
-    record,
-)
+from lowgrad.ir.types import DType
+from lowgrad.recording import record
+from lowgrad.replay import MISSED, Entry, ShortWay, Untouched, modes, replay
 from lowgrad.runtime.cuda import gpu as gpus
-from lowgrad.runtime.cuda.array import DeviceArray
-from lowgrad.runtime.interrupts import deferred
 from lowgrad.signature import Snapshot, walk
-from lowgrad.tape import Ref
-from lowgrad.tensor import FreedGradient, Tensor, from_array, wrap
+from lowgrad.tensor import Tensor, from_array
 
 _MANY = 8  # recordings after which a warning says what keeps changing
 
@@ -55,15 +40,6 @@ class TensorSpec:
         """A tensor of this type that takes no memory."""
         zero = np.zeros((), self.dtype.numpy)
         return from_array(np.broadcast_to(zero, tuple(self.shape)))
-
-
-@dataclass
-class Entry:
-    """One recording, compiled, with the references it needs at each call."""
-
-    recording: Recording
-    compiled: Compiled
-    graph_op: GraphOp | None = None
 
 
 def compile(
@@ -157,16 +133,33 @@ class CompiledFunction:
         self._calls = 0
         self._last_key: tuple[Any, ...] | None = None
         self._last: tuple[Any, Snapshot] | None = None
+        self._short: ShortWay | None = None
+        self._untouched: tuple[Snapshot, Untouched] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if dispatch.is_recording():  # inside another step this is an ordinary function
             return self._function(*args, **kwargs)
         self._calls += 1
+        if self._short is not None and not kwargs:
+            made = self._short(args)
+            if made is not MISSED:
+                return made
         found, key = self._look(args, kwargs)
         entry = self._matching(key, found)
         if entry is None:
             entry = self._record(args, kwargs, found, key)
-        return _replay(entry, found)
+        result = replay(entry, found)
+        self._shorten(entry, found, key)
+        return result
+
+    def _shorten(self, entry: Entry, found: Snapshot, key: Any) -> None:
+        """Let the next call go the short way, if it can."""
+        self._short = None
+        if self._last is None or self._last[1] is not found or not ShortWay.fits(entry, found):
+            return
+        if self._untouched is None or self._untouched[0] is not found:
+            self._untouched = (found, Untouched(found.watches))
+        self._short = ShortWay(entry, found, self._last[0], self._untouched[1], key[0])
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)
@@ -197,8 +190,7 @@ class CompiledFunction:
         if found is None:
             found = walk(self._function, args, kwargs)
             self._remember(found, args, kwargs)
-        modes = (dispatch.is_grad_enabled(), get_default_dtype())
-        return found, (modes, *found.key)
+        return found, (modes(), *found.key)
 
     def _quick(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Snapshot | None:
         """The last walk with these tensors put in, if nothing but the tensor arguments changed."""
@@ -352,134 +344,6 @@ class CompiledModule:
 
     def __repr__(self) -> str:
         return f"compiled({self._module!r})"
-
-
-# One call ----------------------------------------------------------------------------------------
-
-
-def _replay(entry: Entry, found: Snapshot) -> Any:
-    """Run a recorded step. If it writes state, Ctrl-C waits until all of that is written."""
-    recording = entry.recording
-    if recording.effects or recording.updates:
-        with deferred():
-            return _replay_now(entry, found)
-    return _replay_now(entry, found)
-
-
-def _replay_now(entry: Entry, found: Snapshot) -> Any:
-    recording = entry.recording
-    tracked = dispatch.is_grad_enabled() and recording.returns_tracked
-    outputs = _run_tracked(entry, found) if tracked else _run(entry, found)
-    _apply_effects(recording.effects, found, outputs)
-    for update in recording.updates:
-        update()
-    return rebuilt(recording.result, lambda r: _returned(r, found, outputs))
-
-
-def _returned(returned: Returned, found: Snapshot, outputs: Sequence[Ref]) -> Tensor:
-    if returned.position is not None:
-        return found.tensors[returned.position]
-    assert returned.output is not None, "a returned tensor is an output or an outside tensor"
-    return wrap(outputs[returned.output])
-
-
-def _run(entry: Entry, found: Snapshot) -> list[Ref]:
-    """Run the executable; aliased inputs are updated in place if nobody else can see them."""
-    recording = entry.recording
-    owned = recording.owned
-    arrays = [
-        _input(source, found, index in owned) for index, source in enumerate(recording.sources)
-    ]
-    results = entry.compiled.executable(arrays)
-    types = recording.output_types
-    return [Ref(t, a) for t, a in zip(types, results, strict=True)]
-
-
-# References to an array that nobody but its tensor can see: the Ref's slot, the local variable of
-# `_input`, and the argument of getrefcount.
-_ALONE = 3
-
-
-def _input(source: Any, found: Snapshot, owned: bool) -> Array:
-    if isinstance(source, FromHost):
-        value = source.read()
-        return value if isinstance(value, np.ndarray) else np.array(value, dtype=np.float64)
-    tensor = found.tensors[source.position]
-    ref = tensor._ref if isinstance(source, FromTensor) else tensor._grad._ref
-    array = ref.array
-    assert array is not None, "values outside of recordings have arrays"
-    if isinstance(array, DeviceArray):
-        return _gpu_input(ref, array, owned)
-    if not array.flags.c_contiguous:
-        return np.ascontiguousarray(array)
-    # What others see (the tape, views, an earlier result) must keep its value: copy on write.
-    if owned and (sys.getrefcount(array) > _ALONE or not array.flags.owndata or _is_seen(ref)):
-        return array.copy()
-    return array
-
-
-# The same, one more: the argument of `_gpu_input`.
-_ALONE_ON_GPU = 4
-
-
-def _gpu_input(ref: Ref, array: DeviceArray, owned: bool) -> DeviceArray:
-    whole = devices.row_major(array)
-    assert isinstance(whole, DeviceArray), "it stays where it is"
-    if whole is not array or not owned:
-        return whole
-    del whole
-    alone = sys.getrefcount(array) <= _ALONE_ON_GPU
-    # The slot of the array, the argument: an allocation that no other array is a part of.
-    is_sole = sys.getrefcount(array.allocation) <= 2 and array.allocation.owner is None
-    if alone and is_sole and sys.getrefcount(ref) <= _REF_ON_GPU and ref.step is None:
-        return array
-    copied = devices.copied(array)
-    assert isinstance(copied, DeviceArray), "it stays where it is"
-    return copied
-
-
-# Its tensor, the locals of `_input` and `_gpu_input`, the arguments.
-_REF_ON_GPU = 5
-
-
-def _is_seen(ref: Ref) -> bool:
-    """Whether another handle or the tape holds this ref: its tensor, two locals, the argument."""
-    return sys.getrefcount(ref) > 4 or ref.step is not None
-
-
-def _run_tracked(entry: Entry, found: Snapshot) -> list[Ref]:
-    """Run as one op on the tape, so that gradients flow through the compiled function."""
-    recording = entry.recording
-    if entry.graph_op is None:
-        entry.graph_op = GraphOp.of(recording.graph, entry.compiled.options)
-    refs: list[Ref] = []
-    for source in recording.sources:
-        if isinstance(source, FromHost):
-            value = np.asarray(source.read())
-            kind = recording.graph.inputs[len(refs)].type
-            refs.append(Ref(TensorType(kind.shape, kind.dtype), value.astype(kind.dtype.numpy)))
-        elif isinstance(source, FromGradient):
-            refs.append(found.tensors[source.position]._grad._ref)  # type: ignore[union-attr]
-        else:
-            refs.append(found.tensors[source.position]._ref)
-    return list(dispatch.apply(entry.graph_op, tuple(refs), {}))
-
-
-_FREED = FreedGradient()
-
-
-def _apply_effects(effects: tuple[Effect, ...], found: Snapshot, outputs: Sequence[Ref]) -> None:
-    for effect in effects:
-        tensor = found.tensors[effect.position]
-        if effect.kind == "value":
-            assert effect.output is not None, "a new value is an output"
-            tensor._rebind_untracked(outputs[effect.output])
-        elif effect.kind == "cleared":
-            tensor._grad = None
-        elif effect.kind == "freed":
-            tensor._grad = _FREED
-        elif effect.output is not None:
-            tensor._grad = wrap(outputs[effect.output])
 
 
 __all__ = ["CompiledFunction", "CompiledModule", "TensorSpec", "compile"]

@@ -1,4 +1,4 @@
-"""A GPU for tests on machines without one: a driver library whose launches Triton's interpreter runs.
+"""A GPU for tests without one: a driver library whose launches Triton's interpreter runs.
 
 `libcuda.c` is compiled with the C compiler that is there, or with the one in the package `ziglang`.
 Device memory is host memory, so a kernel is handed arrays on it. Work is queued until somebody
@@ -180,7 +180,9 @@ class Mock:
             self.compiled.append(job.name)
             image = key.encode()
             made.append(
-                Binary(job.name, job.target, "", image, job.num_warps, job.num_stages, False, 1024, 0)
+                Binary(
+                    job.name, job.target, "", image, job.num_warps, job.num_stages, False, 1024, 0
+                )
             )
             self._by_image[image] = self.kernels[key]
         return made

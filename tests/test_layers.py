@@ -10,10 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
     errors | config | ir | ops | passes | runtime | codegen
-    | devices budget explain | compiler promotion generator | dump | tape | dispatch | printing | tensor
-    | autograd
-    | functional exchange cuda | signature graphop | recording | transforms | __init__
-    | nn optim utils distributed cli demo plots
+    | devices budget explain | compiler promotion generator | dump | tape | dispatch
+    | printing | tensor | autograd
+    | functional | autocasting exchange cuda | signature graphop | recording | replay
+    | transforms | __init__
+    | amp nn optim utils distributed cli demo plots
 """
 LAYER = {name: i for i, names in enumerate(LAYERS.split("|")) for name in names.split()}
 

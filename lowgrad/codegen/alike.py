@@ -26,7 +26,7 @@ def alike(made: Iterable[Launch]) -> Iterator[Launch]:
 
 def _work_of(kernel: Kernel) -> Hashable:
     """What the text of a kernel is made from, its comments aside."""
-    params = tuple([(p.name, p.type) for p in kernel.params])
+    params = tuple([(p.name, p.type, p.box) for p in kernel.params])
     return kernel.name, params, tuple(kernel.constants.items()), kernel.body, kernel.wide
 
 

@@ -276,14 +276,23 @@ class Body(Block):
     # --- Scopes ---
 
     @contextmanager
-    def loop(self, wish: str, stop: int, step: str) -> Iterator[Index]:
-        """Inside, statements belong to a loop from 0 to stop; yields its variable."""
+    def loop(
+        self,
+        wish: str,
+        stop: int,
+        step: str,
+        limit: Index | None = None,
+        start: Index | None = None,
+        *,
+        flat: bool = False,
+    ) -> Iterator[Index]:
+        """Inside, statements belong to a loop from 0 to stop (`Loop`); yields its variable."""
         with self._scope() as inner:
             name = self.fresh(wish)
             self._lanes_of[name] = frozenset()
             # Never the constant 0, even for one turn: the body is written in terms of it.
             yield Index(((Symbol(name, max(stop, 2)), 1),), 0)
-        self.add(Loop(name, stop, step, tuple(inner)))
+        self.add(Loop(name, stop, step, tuple(inner), limit, start, flat))
 
     @contextmanager
     def when(self, *tests: str) -> Iterator[None]:

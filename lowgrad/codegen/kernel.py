@@ -21,16 +21,29 @@ Role = OneOf["in", "out", "scratch"]
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """What a descriptor says: the value's memory is a matrix of `shape`, read in blocks of `block`.
+
+    Rows follow each other without gaps; a block's elements past the end of the matrix are 0.
+    """
+
+    shape: tuple[int, int]
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Param:
     """A pointer argument. `value` is the node's input or output; a scratch one is in no graph.
 
     Scratch lives from the kernel that writes it to the last one of the same node.
+    box: given if the argument is a descriptor in place of a pointer, which only LoadBox reads.
     """
 
     name: str
     type: TensorType
     role: Role
     value: Value
+    box: Box | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,17 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadBox:
+    """name = the block of a descriptor's matrix at row and column `at`; its transpose, if asked."""
+
+    name: str
+    param: str
+    at: tuple[Index, Index]
+    dtype: DType
+    is_transposed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """Write `value`, rounded to the param's dtype, where all masks hold."""
 
@@ -153,6 +177,15 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
+class Half:
+    """name = the first (which: 0) or the second half of the columns of the tile `value`."""
+
+    name: str
+    value: str
+    which: int
+
+
+@dataclass(frozen=True, slots=True)
 class CumSum:
     """name = the running sums of `value` along tile axis `axis`."""
 
@@ -171,12 +204,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """For `name` from 0 to stop in steps: the body."""
+    """The body, for `name` from 0 to stop in steps, or to `limit` where that is less.
+
+    start: what is begun with, if not 0.  flat: whether the loop that it holds is to be joined with
+    it, so that copies for the next turn begin before this one ends.
+    """
 
     name: str
     stop: int
     step: str
     body: tuple[Statement, ...]
+    limit: Index | None = None
+    start: Index | None = None
+    flat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +234,13 @@ Statement = (
     | Assign
     | Test
     | Load
+    | LoadBox
     | Store
     | Fill
     | Broadcast
     | Reduce
     | Dot
+    | Half
     | CumSum
     | Update
     | Loop
@@ -236,7 +278,7 @@ class Kernel:
     @property
     def bytes_read(self) -> int:
         """Bytes of all inputs, each once."""
-        return sum(p.type.nbytes for p in self.params if self._is_read(p))
+        return sum({p.value: p.type.nbytes for p in self.params if self._is_read(p)}.values())
 
     @property
     def bytes_written(self) -> int:
@@ -248,7 +290,7 @@ class Kernel:
 
     @cached_property
     def _loaded(self) -> frozenset[str]:
-        return frozenset(s.param for s in walk(self.body) if isinstance(s, Load))
+        return frozenset(s.param for s in walk(self.body) if isinstance(s, Load | LoadBox))
 
     @cached_property
     def source(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.body import Body, sanitized
-from lowgrad.codegen.kernel import Kernel, Load, Param, Store, walk
+from lowgrad.codegen.kernel import Kernel, Load, LoadBox, Param, Store, walk
 from lowgrad.codegen.reader import At, Reader
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import flatten, unflatten
@@ -56,10 +56,15 @@ class Region:
         num_stages: int = 1,
         more: tuple[Param, ...] = (),
         suffix: str = "",
+        *,
+        in_slices: bool = False,
     ) -> Kernel:
-        """The kernel whose statements `body` holds; params that it does not touch are left out."""
+        """The kernel whose statements `body` holds; params that it does not touch are left out.
+
+        in_slices: whether loads and stores at different places are of different lanes.
+        """
         statements = body.finished()
-        touched = {s.param for s in walk(statements) if isinstance(s, Load | Store)}
+        touched = {s.param for s in walk(statements) if isinstance(s, Load | LoadBox | Store)}
         params = [*self.inputs.values(), *more, *(p for _, p in self.outputs)]
         kept = {p.name: p for p in params if p.name in touched}
         return Kernel(
@@ -74,12 +79,22 @@ class Region:
             flops=flops(self.nodes),
             wide=body.is_wide,
             locs=body.locs,
-            in_place=_in_place(body, kept),
+            in_place=_in_place(body, kept, in_slices=in_slices),
         )
 
 
 # Names of constexprs: taken in every kernel, so that no value is called like one.
-CONSTANTS = ("BLOCK", "ROWS", "COLS", "SOURCES", "BLOCK_M", "BLOCK_N", "BLOCK_K")
+CONSTANTS = (
+    "BLOCK",
+    "ROWS",
+    "COLS",
+    "SOURCES",
+    "BLOCK_M",
+    "BLOCK_N",
+    "BLOCK_K",
+    "SLICE_N",
+    "PROGRAMS",
+)
 
 
 def region_of(node: Node) -> Region:
@@ -147,11 +162,15 @@ def flops(nodes: tuple[Node, ...]) -> int:
     return total
 
 
-def _in_place(body: Body, params: Mapping[str, Param]) -> tuple[tuple[str, str], ...]:
+def _in_place(
+    body: Body, params: Mapping[str, Param], *, in_slices: bool
+) -> tuple[tuple[str, str], ...]:
     """(out, in) params that may share memory: `in` is only read where `out` is then written."""
     loads: dict[str, set[object]] = {}
     stores: dict[str, set[object]] = {}
-    inside: set[str] = set()
+    # A descriptor reads elsewhere, too.
+    boxed = {p.value for p in params.values() if p.box is not None}
+    inside = {p.name for p in params.values() if p.value in boxed}
     for statement in body.statements:
         for s in walk((statement,)):
             if isinstance(s, Load | Store):
@@ -163,7 +182,7 @@ def _in_place(body: Body, params: Mapping[str, Param]) -> tuple[tuple[str, str],
         (out, read)
         for out, places in stores.items()
         for read, read_at in loads.items()
-        if places == read_at and len(places) == 1 and not inside & {out, read}
+        if places == read_at and (in_slices or len(places) == 1) and not inside & {out, read}
         if params[out].type == params[read].type
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lowgrad.codegen.kernel import Kernel
+from lowgrad.codegen.kernel import Kernel, Param
 from lowgrad.codegen.lower import lower
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.errors import ArgumentError
@@ -31,7 +31,7 @@ def run_kernels(
     Raises KernelCheckError if `check` finds a fault, ArgumentError for a missing array.
     """
     # Imported here, since these need Triton, and describing a kernel does not.
-    from lowgrad.codegen.triton.interpret import interpret
+    from lowgrad.codegen.triton.interpret import Descriptor, interpret
     from lowgrad.codegen.triton.load import load
 
     known = dict(arrays)
@@ -42,7 +42,10 @@ def run_kernels(
             if param.name not in known:
                 raise ArgumentError(f"{kernel.name}: no array for {param.name}, {param.type}")
         fn = load(kernel.source, kernel.name)
-        given = [known[p.name] for p in kernel.params]
+        given = [
+            Descriptor(known[p.name], p.box.shape, p.box.block) if p.box else known[p.name]
+            for p in kernel.params
+        ]
         interpret(fn, kernel.grid, given, kernel.constants, check=check)
 
 
@@ -74,8 +77,17 @@ def launch_signature(kernel: Kernel) -> tuple[dict[str, str], dict[str, int], tu
 
     Every pointer is divisible by 16 bytes; whoever launches sees to it.
     """
-    signature = {p.name: pointer_type(p.type.dtype) for p in kernel.params}
-    return signature, dict(kernel.constants), tuple(signature)
+    signature = {p.name: argument_type(p) for p in kernel.params}
+    pointers = tuple(p.name for p in kernel.params if p.box is None)
+    return signature, dict(kernel.constants), pointers
+
+
+def argument_type(param: Param) -> str:
+    """Triton's name of a param's type: a pointer's, or "tensordesc<bf16[128, 64]>"."""
+    pointer = pointer_type(param.type.dtype)
+    if param.box is None:
+        return pointer
+    return f"tensordesc<{pointer.removeprefix('*')}{[*param.box.block]}>"
 
 
 def pointer_type(dtype: DType) -> str:

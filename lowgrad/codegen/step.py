@@ -93,7 +93,7 @@ def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:
 
 def identity(kernel: Kernel) -> Hashable:
     """What a kernel's machine code depends on. Its text has no types of params, nor constants."""
-    dtypes = tuple([p.type.dtype for p in kernel.params])
+    dtypes = tuple([(p.type.dtype, p.box) for p in kernel.params])
     constants = tuple(kernel.constants.items())
     return (kernel.source, dtypes, constants, kernel.num_warps, kernel.num_stages)
 

@@ -8,6 +8,34 @@ from lowgrad.ir.types import DType, float32
 
 
 @dataclass(frozen=True)
+class DotTiling:
+    """Blocks of one contraction, and how it is run.
+
+    fn: how products are made: "dot" (tensor cores), or "multiply" (products, then a sum).
+    group: rows of tiles that programs go through together; at most so many are taken.
+    split: programs that share a tile, each with a piece of the inner axis, whose sums a second
+    kernel adds up.
+    slices: pieces along the tile's columns in which it is stored, for what follows the product
+    holds several tiles at once.
+    boxes: whether operands that lie as matrices are read through descriptors, as sm_90 and later
+    do; others are read as ever.
+    programs: that go through all tiles, each from tile to tile; 0 is a program for each.
+    """
+
+    m: int
+    n: int
+    k: int
+    fn: str
+    num_warps: int
+    num_stages: int
+    group: int = 8
+    split: int = 1
+    slices: int = 1
+    boxes: bool = False
+    programs: int = 0
+
+
+@dataclass(frozen=True)
 class Tiling:
     """Sizes in elements; blocks are powers of two.
 
@@ -19,6 +47,9 @@ class Tiling:
     programs: as many programs as keep a GPU busy.
     m, n, k: the blocks of a contraction; 0 leaves the choice to the shape and dtype.
     precision: how tensor cores treat f32, as in tl.dot.  "ieee" is exact, "tf32" is not.
+    target: the GPU that contractions are sized for, such as "cuda:90"; "" is none in particular.
+    descriptors: whether whoever launches can pass them, so that contractions may read by them.
+    dot: the blocks of every contraction, whatever its shape: for a tuner, and for tests.
     """
 
     flat: int = 1024
@@ -31,6 +62,9 @@ class Tiling:
     n: int = 0
     k: int = 0
     precision: str = "ieee"
+    target: str = ""
+    descriptors: bool = False
+    dot: DotTiling | None = None
 
 
 DEFAULT = Tiling()
@@ -52,18 +86,6 @@ def warps_for(elements: int) -> int:
     16 warps at most: each of 32 has too few registers for two arrays of 16384 elements.
     """
     return min(max(power_of_2(elements // 512), 1), 16)
-
-
-@dataclass(frozen=True)
-class DotTiling:
-    """Blocks of one contraction, and how it is run."""
-
-    m: int
-    n: int
-    k: int
-    fn: str
-    num_warps: int
-    num_stages: int
 
 
 def dot_tiling(m: int, n: int, k: int, dtype: DType, tiling: Tiling) -> DotTiling:

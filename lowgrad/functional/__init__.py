@@ -1,6 +1,6 @@
 """The functions of `lowgrad.*`, with PyTorch's names; most are Tensor methods as well."""
 
-import lowgrad.functional.inplace  # noqa: F401  (attaches methods)
+import lowgrad.functional.inplace
 import lowgrad.functional.moves  # noqa: F401  (attaches methods)
 from lowgrad.functional.create import *  # noqa: F403
 from lowgrad.functional.facts import *  # noqa: F403

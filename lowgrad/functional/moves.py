@@ -26,9 +26,7 @@ def _to(self: Tensor, *args: Any, dtype: DType | None = None, **options: Any) ->
             dtype = arg
         elif isinstance(arg, Tensor):
             dtype, where = arg.dtype, arg.device
-        elif isinstance(arg, (str, device)) or (
-            isinstance(arg, int) and not isinstance(arg, bool)
-        ):
+        elif isinstance(arg, (str, device)) or (isinstance(arg, int) and not isinstance(arg, bool)):
             where = arg
     # A wider type is made after the copy, a narrower one before it: fewer bytes go over.
     is_wider = dtype is not None and dtype.itemsize > self.dtype.itemsize
@@ -63,6 +61,7 @@ class ToDevice(Op):
     name = "to_device"
     family = "view"
     moves_data = True
+    runs_itself = True
 
     def __init__(self, to: Any, back: Any) -> None:
         self.to, self.back = to, back

@@ -24,12 +24,14 @@ class Op:
 
     evaluate sees *wide* arrays only: float16 and bfloat16 operands arrive as float32, and what it
     returns is rounded to the inferred type by the interpreter. Ops that only move data
-    (`moves_data`) get and return their operands' storage type.
+    (`moves_data`) get and return their operands' storage type. An op that `runs_itself` knows where
+    its result is computed: a copy between devices, a compiled function.
     """
 
     name: ClassVar[str]
     family: ClassVar[str]
     moves_data: ClassVar[bool] = False
+    runs_itself: ClassVar[bool] = False
     # Fixed reasons why a facet is absent, by facet; the registry test accepts nothing else.
     absent: ClassVar[dict[str, str]] = {}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import lowgrad
 from lowgrad import dispatch
-from lowgrad.optim.optimizer import Group, Optimizer, Params, decayed, require, setting
+from lowgrad.optim.optimizer import Group, Optimizer, Params, decayed, of_step, require, setting
 from lowgrad.tensor import Tensor
 
 
@@ -71,7 +71,7 @@ class Adagrad(Optimizer):
         total.add_(grad * grad)
 
         def step_size() -> float:
-            return float(group["lr"] / (1.0 + self.state[param]["step"] * group["lr_decay"]))
+            return float(group["lr"] / (1.0 + state["step"] * group["lr_decay"]))
 
         quotient = grad / (total.sqrt() + setting(group, "eps"))
-        param.sub_(quotient * dispatch.host_scalar(step_size))
+        param.sub_(quotient * of_step(group, state, "step_size", step_size))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import lowgrad
-from lowgrad import dispatch
 from lowgrad.optim.optimizer import (
     Group,
     Optimizer,
     Params,
     decayed,
     of_group,
+    of_step,
     require,
     require_betas,
     setting,
@@ -73,18 +73,20 @@ class Adam(Optimizer):
             square = greatest
 
         def step_size() -> float:
-            return float(group["lr"] / self._correction(param, group, 0))
+            return float(group["lr"] / _correction(state, group, 0))
 
         def root_correction() -> float:
-            return float(self._correction(param, group, 1) ** 0.5)
+            return float(_correction(state, group, 1) ** 0.5)
 
-        spread = square.sqrt() / dispatch.host_scalar(root_correction) + setting(group, "eps")
-        param.sub_(mean / spread * dispatch.host_scalar(step_size))
+        root = of_step(group, state, "root_correction", root_correction)
+        spread = square.sqrt() / root + setting(group, "eps")
+        param.sub_(mean / spread * of_step(group, state, "step_size", step_size))
 
-    def _correction(self, param: Tensor, group: Group, which: int) -> float:
-        """1 - beta^t at the step t that is being made: how far a mean has left its start at 0."""
-        beta: float = group["betas"][which]
-        return 1.0 - beta ** (self.state[param]["step"] + 1)
+
+def _correction(state: dict[str, Any], group: Group, which: int) -> float:
+    """1 - beta^t at the step t that is being made: how far a mean has left its start at 0."""
+    beta: float = group["betas"][which]
+    return 1.0 - beta ** (state["step"] + 1)
 
 
 class AdamW(Adam):

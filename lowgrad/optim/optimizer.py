@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 import lowgrad
@@ -65,7 +66,9 @@ class Optimizer:
         """What a recorded `step` depends on; numbers are left out, each replay reads them anew."""
         walker.watch_names(vars(self), ("param_groups", "state"))
         walker.watch_sequence(self.param_groups)
-        structure = []
+        counts = _Counts([self.state[p] for g in self.param_groups for p in g["params"]])
+        walker.watch_value(counts.alike)
+        structure: list[Any] = [counts.alike()]
         for group in self.param_groups:
             walker.watch_names(group, ("params", *ZERO_OR_NOT, *CHOICES))
             walker.watch_sequence(group["params"])
@@ -125,22 +128,27 @@ class Optimizer:
         if closure is not None:
             with lowgrad.enable_grad():
                 loss = closure()
+        counted: list[dict[str, Any]] = []
         with lowgrad.no_grad():
             for group in self.param_groups:
                 for param in group["params"]:
                     if param.grad is not None:
-                        self._step(param, group)
+                        self._step(param, group, counted)
+        if counted:
+            dispatch.host_update(lambda: _count(counted))
         return loss
 
-    def _step(self, param: Tensor, group: Group) -> None:
+    def _step(self, param: Tensor, group: Group, counted: list[dict[str, Any]]) -> None:
         state = self.state[param]
         if not self._has_state(state, group):
             dispatch.initial_state(lambda: self._init_state(param, group))
         grad = param.grad
         assert grad is not None, "step passes over parameters without one"
         self._update(param, -grad if group["maximize"] else grad, group, state)
-        if "step" in state:
-            dispatch.host_update(lambda: _count(self.state[param]))
+        if "step" in state and dispatch.is_recording():
+            counted.append(state)  # one update of the host for all of them
+        elif "step" in state:
+            _count([state])
         dispatch.gradient_consumed(param)
 
     def _has_state(self, state: dict[str, Any], group: Group) -> bool:
@@ -191,6 +199,31 @@ def of_group(group: Group, name: str, read: Callable[[], float]) -> Any:
     return dispatch.host_scalar(read, key=(id(group), name))
 
 
+def of_step(group: Group, state: dict[str, Any], name: str, read: Callable[[], float]) -> Any:
+    """A number that is the same for all of a group that have made as many steps, read anew.
+
+    Which parameters have made equally many is in the signature of a recorded step.
+    """
+    return dispatch.host_scalar(read, key=(id(group), state["step"], name))
+
+
+class _Counts:
+    """The step counts of parameters: each count changes at every step, which are alike seldom."""
+
+    def __init__(self, states: list[dict[str, Any]]) -> None:
+        self._states = [s for s in states if "step" in s]
+
+    def alike(self) -> tuple[int, ...]:
+        """For each parameter, the first one that has made as many steps; () if all have."""
+        counts = [*map(_step_of, self._states)]
+        if not counts or counts.count(counts[0]) == len(counts):
+            return ()
+        return tuple(map(counts.index, counts))
+
+
+_step_of = itemgetter("step")
+
+
 def decayed(param: Tensor, grad: Tensor, group: Group) -> Tensor:
     """grad + weight_decay * param."""
     if group["weight_decay"] == 0:
@@ -214,5 +247,6 @@ def require_betas(optimizer: str, betas: tuple[float, float]) -> None:
             )
 
 
-def _count(state: dict[str, Any]) -> None:
-    state["step"] += 1
+def _count(states: list[dict[str, Any]]) -> None:
+    for state in states:
+        state["step"] += 1

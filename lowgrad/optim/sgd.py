@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowgrad import dispatch
 from lowgrad.errors import ArgumentError
-from lowgrad.optim.optimizer import Group, Optimizer, Params, decayed, require, setting
+from lowgrad.optim.optimizer import Group, Optimizer, Params, decayed, of_step, require, setting
 from lowgrad.tensor import Tensor
 
 
@@ -52,16 +51,16 @@ class SGD(Optimizer):
         if group["momentum"] != 0:
             momentum = setting(group, "momentum")
             velocity = state["momentum_buffer"]
-            velocity.mul_(momentum).add_(self._dampened(param, grad, group))
+            velocity.mul_(momentum).add_(self._dampened(grad, group, state))
             grad = grad + velocity * momentum if group["nesterov"] else velocity
         param.sub_(grad * setting(group, "lr"))
 
-    def _dampened(self, param: Tensor, grad: Tensor, group: Group) -> Tensor:
+    def _dampened(self, grad: Tensor, group: Group, state: dict[str, Any]) -> Tensor:
         """grad * (1 - dampening), but grad itself at the first step."""
         if group["dampening"] == 0:
             return grad
 
         def factor() -> float:
-            return 1.0 - float(group["dampening"]) if self.state[param]["step"] else 1.0
+            return 1.0 - float(group["dampening"]) if state["step"] else 1.0
 
-        return grad * dispatch.host_scalar(factor)
+        return grad * of_step(group, state, "undamped", factor)

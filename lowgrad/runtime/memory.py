@@ -7,10 +7,11 @@ nobody needs the old one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from lowgrad.ir.graph import Graph, Location, Node, Value
 from lowgrad.ir.types import TensorType
@@ -26,7 +27,7 @@ PIECE_ALIGNMENT = 16  # bytes: the widest access of a GPU's kernel
 FREE_VIEWS = frozenset(("permute", "expand", "slice", "flip"))
 
 
-class Machine(Protocol):
+class Machine(ABC):
     """What a plan must know of the machine that it is for. Equal machines give equal plans.
 
     free_views: the views that are made without a copy, besides those of a reshape.
@@ -34,25 +35,27 @@ class Machine(Protocol):
     pieces, since kernels read only contiguous arrays, that begin at a multiple of PIECE_ALIGNMENT.
     """
 
-    free_views: frozenset[str]
-    packs_pieces: bool
+    free_views: ClassVar[frozenset[str]]
+    packs_pieces: ClassVar[bool]
 
+    @abstractmethod
     def scratch_bytes(self, node: Node, over: Mapping[int, int]) -> int:
         """Bytes beside operands and results that `node` needs, no view and not run in pieces.
 
         over: which outputs are stored where which of the distinct inputs are, by position.
         """
 
+    @abstractmethod
     def runs_in_pieces(self, loop: Node) -> bool:
         """Whether a row loop is run piece by piece, each with a plan of its own."""
 
 
 @dataclass(frozen=True)
-class Host:
+class Host(Machine):
     """The CPU, with NumPy."""
 
-    free_views: frozenset[str] = FREE_VIEWS
-    packs_pieces: bool = False
+    free_views = FREE_VIEWS
+    packs_pieces = False
 
     def scratch_bytes(self, node: Node, over: Mapping[int, int]) -> int:
         """Temporaries of the NumPy calls."""

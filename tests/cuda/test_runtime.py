@@ -243,7 +243,7 @@ def test_an_arena_too_large_names_the_sizes(mock):
     before = [p.tolist() for p in net.parameters()]
     mock.configure(memory=mock.used + 64)
 
-    with pytest.raises(lowgrad.cuda.OutOfMemoryError, match="cuda:0: .* asked for"):
+    with pytest.raises(lowgrad.cuda.OutOfMemoryError, match=r"cuda:0: .* asked for"):
         step(x, y)
 
     mock.configure()

@@ -95,13 +95,15 @@ def _view(op: Op, array: DeviceArray, attrs: Mapping[str, Any], type_: TensorTyp
         array = contiguous(array)
     if not array.path:
         if op.name == "reshape":
-            return DeviceArray(type_, array.allocation, array.offset)
+            return DeviceArray(type_, array.allocation, array.offset, source=array)
         offset = _leading(op, array, attrs, type_)
         if offset is not None:
-            return DeviceArray(type_, array.allocation, array.offset + offset)
+            at = array.offset + offset
+            return DeviceArray(type_, array.allocation, at, source=array)
     step = (op, tuple(attrs.items()))
+    path = (*array.path, step)
     return DeviceArray(
-        type_, array.allocation, array.offset, base=array.base, path=(*array.path, step)
+        type_, array.allocation, array.offset, base=array.base, path=path, source=array
     )
 
 
@@ -126,7 +128,9 @@ def _entered(
         if array.pointer % ALIGNMENT:
             array = contiguous(DeviceArray(array.base, array.allocation, array.offset))
         operand = _Operand(array.base, array.path, array.type)
-        return operand, DeviceArray(array.base, array.allocation, array.offset)
+        if not array.path:
+            return operand, array
+        return operand, DeviceArray(array.base, array.allocation, array.offset, source=array)
     dtype = _dtype_of(array)
     whole = TensorType(array.shape, dtype)
     if array.size and not any(array.strides):  # one number, seen at every index

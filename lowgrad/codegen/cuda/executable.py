@@ -1,8 +1,8 @@
 """A compiled step on a GPU: one arena, one CUDA graph, replayed.
 
 What is fixed is done once: kernels are compiled and loaded, the arena allocated, the graph built.
-A call allocates the results (so that earlier ones stay valid), sends the host's numbers in one copy,
-tells the graph of buffers that moved, and launches it.
+A call allocates the results (so that earlier ones stay valid), sends the host's numbers in one
+copy, tells the graph of buffers that moved, and launches it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from lowgrad.codegen.lower import Launch as KernelLaunch
 from lowgrad.codegen.step import identity
 from lowgrad.errors import ArgumentError, DeviceError, DeviceFault, LowgradError
 from lowgrad.ir.graph import Graph
+from lowgrad.ir.types import TensorType, float64
 from lowgrad.runtime.cuda.array import ALIGNMENT, DeviceArray
 from lowgrad.runtime.cuda.gpu import Gpu
 from lowgrad.runtime.cuda.graph import Copy, CudaGraph
@@ -35,6 +36,9 @@ from lowgrad.runtime.memory import Plan
 FEW = 2
 # The largest input that may be the host's own number or key, in bytes.
 HOST_BYTES = 64
+
+# Where inputs begin among the bases: behind the arena and the table.
+_INPUTS = 2
 
 HostArray = npt.NDArray[Any]
 
@@ -75,13 +79,19 @@ class CudaExecutable:
             for c in made.calls
         ]
         self._table = made.constants
-        self._users = bases_of(made.calls)
+        bases = [Base("arena", 0), Base("table", 0)]
+        bases += [Base("input", i) for i in range(len(graph.inputs))]
+        self._first_result = len(bases)
+        bases += [Base("result", i) for i in range(len(made.made))]
+        self._number_of = {base: number for number, base in enumerate(bases)}
+        users = bases_of(made.calls)
+        self._users = [users.get(base, []) for base in bases]
         self._keeps_arena = keeps_arena
         self._lock = threading.Lock()
         self._stream: Stream | None = None
         self._actions: list[Launch | Copy] = []
         self._cuda_graph: CudaGraph | None = None
-        self._pointers: dict[Base, int] = {}
+        self._pointers: list[int] = []
         self._scalars = _Scalars(graph, device)
         self.arena: Allocation | None = None
         self._constants: Allocation | None = None
@@ -116,6 +126,34 @@ class CudaExecutable:
             outputs.append(taken)
         return outputs
 
+    def again(
+        self, moved: Sequence[tuple[int, DeviceArray]], numbers: Sequence[Any]
+    ) -> list[DeviceArray | None]:
+        """As a call with the arrays of the last one, but for the inputs in `moved`.
+
+        numbers: the host's, in order. Outputs that are inputs taken over are None.
+        """
+        self.device.use()
+        stream = current_stream(self.device)
+        with self._lock:
+            assert self._actions, "it was called before"
+            if stream is not self._stream and stream != self._stream:
+                assert self._stream is not None, "it was called before"
+                stream.wait_stream(self._stream)
+            self._stream = stream
+            made = [Allocation(self.device, t.nbytes, stream) for t in self._made]
+            changed: set[int] = set()
+            for number, allocation in enumerate(made):
+                self._move(self._first_result + number, allocation.pointer, changed)
+            for position, array in moved:
+                if array.allocation.stream is not stream:
+                    array.allocation.record_stream(stream)
+                self._move(_INPUTS + position, self._checked(position, array), changed)
+            self._scalars.again(numbers, stream)
+            self._run(changed, stream)
+        results = [DeviceArray(t, a) for t, a in zip(self._made, made, strict=True)]
+        return [None if n is None else results[n] for n in self._results]
+
     # --- Addresses ---
 
     def _prepared_arena(self, stream: Stream) -> Allocation:
@@ -135,22 +173,20 @@ class CudaExecutable:
         made: Sequence[Allocation],
         arena: Allocation,
         stream: Stream,
-    ) -> dict[Base, int]:
-        pointers = {Base("arena", 0): arena.pointer}
-        if self._constants is not None:
-            pointers[Base("table", 0)] = self._constants.pointer
-        for number, allocation in enumerate(made):
-            pointers[Base("result", number)] = allocation.pointer
+    ) -> list[int]:
+        """The address of each base, in the order of `_number_of`."""
+        table = 0 if self._constants is None else self._constants.pointer
+        pointers = [arena.pointer, table, *[0] * len(arrays), *[a.pointer for a in made]]
         numbers: list[tuple[int, HostArray]] = []
         for position, array in enumerate(arrays):
             if isinstance(array, DeviceArray):
                 if array.allocation.stream is not stream:
                     array.allocation.record_stream(stream)
-                pointers[Base("input", position)] = self._checked(position, array)
+                pointers[_INPUTS + position] = self._checked(position, array)
             else:
                 numbers.append((position, array))
         for position, pointer in self._scalars.send(numbers, stream):
-            pointers[Base("input", position)] = pointer
+            pointers[_INPUTS + position] = pointer
         return pointers
 
     def _checked(self, position: int, array: DeviceArray) -> int:
@@ -161,44 +197,50 @@ class CudaExecutable:
                 fix=f'x.to("cuda:{self.device.index}")',
             )
         pointer = array.pointer
-        assert not array.path and pointer % ALIGNMENT == 0, "inputs are made contiguous before"
+        assert not array.path, "inputs are made contiguous before"
+        assert pointer % ALIGNMENT == 0, "kernels are compiled for aligned arrays"
         return pointer
 
     # --- Building and running ---
 
-    def _build(self, pointers: dict[Base, int]) -> None:
+    def _build(self, pointers: list[int]) -> None:
+        number = self._number_of
         for call, function in zip(self._calls, self._functions, strict=True):
             if isinstance(call, KernelCall):
                 assert function is not None, "kernels are loaded"
-                at = [pointers[a.base] + a.offset for a in call.addresses]
+                at = [pointers[number[a.base]] + a.offset for a in call.addresses]
                 self._actions.append(Launch(function, call.kernel.grid, at))
             else:
-                target, source = (pointers[a.base] + a.offset for a in (call.target, call.source))
+                pair = (call.target, call.source)
+                target, source = (pointers[number[a.base]] + a.offset for a in pair)
                 pitches = (call.target_pitch, call.source_pitch)
                 self._actions.append(Copy(target, source, call.width, call.rows, *pitches))
-        self._pointers = dict(pointers)
+        self._pointers = pointers
         if len(self._actions) > FEW and not config.settings().sync:
             self._cuda_graph = CudaGraph(self.device, self._actions)
 
-    def _moved(self, pointers: dict[Base, int]) -> set[int]:
+    def _moved(self, pointers: list[int]) -> set[int]:
         """Write new addresses into the arguments; the actions that this changes."""
         changed: set[int] = set()
-        if pointers == self._pointers:
-            return changed
-        for base, pointer in pointers.items():
-            if pointer == self._pointers.get(base):
-                continue
-            for index, position, offset in self._users.get(base, ()):
-                action = self._actions[index]
-                if isinstance(action, Launch):
-                    action.arguments.values[position] = pointer + offset
-                elif position == 0:
-                    action.target = pointer + offset
-                else:
-                    action.source = pointer + offset
-                changed.add(index)
-        self._pointers = pointers
+        if pointers != self._pointers:
+            for number, pointer in enumerate(pointers):
+                self._move(number, pointer, changed)
         return changed
+
+    def _move(self, number: int, pointer: int, changed: set[int]) -> None:
+        """Let a base be at `pointer`; add the actions that this changes."""
+        if pointer == self._pointers[number]:
+            return
+        self._pointers[number] = pointer
+        for index, position, offset in self._users[number]:
+            action = self._actions[index]
+            if isinstance(action, Launch):
+                action.arguments.values[position] = pointer + offset
+            elif position == 0:
+                action.target = pointer + offset
+            else:
+                action.source = pointer + offset
+            changed.add(index)
 
     def _run(self, moved: set[int], stream: Stream) -> None:
         if self._cuda_graph is not None:
@@ -238,6 +280,8 @@ class _Scalars:
         self._ring: Ring | None = None
         self._host: HostArray = np.zeros(0, np.uint8)
         self._views: list[HostArray] = []
+        self._are_numbers = False
+        self._floats: HostArray = np.zeros(0)
 
     def send(self, numbers: list[tuple[int, HostArray]], stream: Stream) -> list[tuple[int, int]]:
         """Copy the numbers, given by input; the address of each."""
@@ -246,13 +290,23 @@ class _Scalars:
         positions = tuple(position for position, _ in numbers)
         if positions != self._positions:
             self._lay_out(positions, stream)
-        for view, (_, number) in zip(self._views, numbers, strict=True):
-            view[...] = number
+        self.again([number for _, number in numbers], stream)
+        assert self._buffer is not None, "laid out"
+        start = self._buffer.pointer
+        return [(position, start + HOST_BYTES * i) for i, position in enumerate(positions)]
+
+    def again(self, numbers: Sequence[Any], stream: Stream) -> None:
+        """Copy the numbers to where the last ones were."""
+        if not numbers:
+            return
+        if self._are_numbers:
+            self._floats[:] = numbers
+        else:
+            for view, number in zip(self._views, numbers, strict=True):
+                view[...] = number
         assert self._ring is not None, "laid out"
         assert self._buffer is not None, "laid out"
         self._ring.send(self._host, self._buffer.pointer, stream)
-        start = self._buffer.pointer
-        return [(position, start + HOST_BYTES * i) for i, position in enumerate(positions)]
 
     def _lay_out(self, positions: tuple[int, ...], stream: Stream) -> None:
         nbytes = HOST_BYTES * len(positions)
@@ -271,3 +325,6 @@ class _Scalars:
         self._buffer = Allocation(self._device, nbytes, stream)
         self._ring = ring(self._device, nbytes)
         self._positions = positions
+        # Nearly always all are float64 numbers: one assignment then.
+        self._are_numbers = all(self._types[p] == TensorType((), float64) for p in positions)
+        self._floats = self._host.view(np.float64)[:: HOST_BYTES // 8]

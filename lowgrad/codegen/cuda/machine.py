@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lowgrad.codegen.kernel import Kernel
 from lowgrad.codegen.lower import lower
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.ir.graph import Node
 from lowgrad.runtime.arena import ALIGNMENT
+from lowgrad.runtime.memory import Machine
 
 
 @dataclass(frozen=True)
-class GpuMachine:
+class GpuMachine(Machine):
     """A GPU that kernels are lowered for with `tiling`."""
 
     tiling: Tiling = DEFAULT
     # Kernels read views of their operands through index maps; one that stands alone is a copy.
-    free_views: frozenset[str] = frozenset()
-    packs_pieces: bool = True
+    free_views = frozenset()
+    packs_pieces = True
 
     def scratch_bytes(self, node: Node, over: Mapping[int, int]) -> int:
         """Partial results that one kernel of the node leaves to the next."""
@@ -32,7 +33,7 @@ class GpuMachine:
 
 def tiling_for(target: str) -> Tiling:
     """The sizes of blocks for the GPUs that `target` ("cuda:90") names."""
-    return DEFAULT
+    return replace(DEFAULT, target=target)
 
 
 def scratch_layout(kernels: Sequence[Kernel]) -> tuple[dict[str, int], int]:

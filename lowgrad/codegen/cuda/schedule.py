@@ -232,8 +232,8 @@ class _Scribe:
                 homes = dict(zip(piece.inputs, given, strict=True))
                 places = self.graph(piece, plan, homes, scratch)
                 self._piece_late(piece, plan, places)
-                for place, own, type_, dim in unpack:
-                    self._strided(place, own, steps.copied(type_, dim), is_packing=False)
+                for whole, piece_at, type_, along in unpack:
+                    self._strided(whole, piece_at, steps.copied(type_, along), is_packing=False)
                 first += taken
 
     def _piece_late(self, piece: Graph, plan: Plan, at: Mapping[Value, At]) -> None:

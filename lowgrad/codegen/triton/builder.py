@@ -174,6 +174,18 @@ def pointer(address: int, dtype: np.dtype[Any]) -> Any:
     return tl.tensor(ti.TensorHandle(np.array([address], np.uint64), pointer_type), pointer_type)
 
 
+def descriptor(base: Any, shape: tuple[int, int], block: tuple[int, int]) -> Any:
+    """A kernel's descriptor argument: the memory at `base` as a matrix. While a kernel is run."""
+    rows, cols = shape
+    return ti.interpreter_semantic.make_tensor_descriptor(
+        base=base,
+        shape=[scalar(np.int32(rows)), scalar(np.int32(cols))],
+        strides=[scalar(np.int64(cols)), tl.constexpr(1)],
+        block_shape=[tl.constexpr(size) for size in block],
+        padding_option="zero",
+    )
+
+
 def scalar(value: np.generic) -> Any:
     """A kernel's argument passed by value."""
     dtype = SCALAR_TYPES[str(value.dtype)]
@@ -184,6 +196,7 @@ def run(
     kernel: Any,
     grid: tuple[int, int, int],
     arguments: dict[str, Any],
+    boxes: dict[str, tuple[tuple[int, int], tuple[int, int]]],
     memory: Memory,
     poison: float,
     checked: bool,
@@ -191,11 +204,12 @@ def run(
     """Run all programs of the grid, one after the other. The caller holds the language lock."""
     with _strict_language(memory, poison, checked):
         function = _rewritten(kernel)
+        made = {name: descriptor(arguments[name], *box) for name, box in boxes.items()}
         ti.interpreter_builder.set_grid_dim(*grid)
         for program, index in enumerate(np.ndindex(grid), start=1):
             memory.program = program
             ti.interpreter_builder.set_grid_idx(*index)
-            function(**arguments)
+            function(**{**arguments, **made})
 
 
 @contextlib.contextmanager

@@ -23,6 +23,19 @@ from lowgrad.errors import ArgumentError, CompileError
 TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")
 
 
+class Encoding(NamedTuple):
+    """Of one descriptor, what cuTensorMapEncodeTiled is to be told besides address and shape.
+
+    block: rows and columns that one copy takes, which may be fewer than the kernel's block has.
+    swizzle, element: the driver's CUtensorMapSwizzle, and Triton's number of the element type.
+    """
+
+    block: tuple[int, int]
+    element: int
+    itemsize: int
+    swizzle: int
+
+
 @dataclass(frozen=True)
 class Binary:
     """One kernel compiled for one target.
@@ -30,6 +43,8 @@ class Binary:
     asm: PTX, or GCN assembly.  binary: cubin, or hsaco.
     shared_bytes: memory of one block, as the launch must ask for it.
     scratch_bytes: global memory of one block, which the launch must pass (0: none).
+    descriptors: of each argument that is one, in order, how the driver must encode it; empty where
+    the target has no such thing (`Encoding`).
     """
 
     name: str
@@ -41,6 +56,7 @@ class Binary:
     enable_fp_fusion: bool
     shared_bytes: int
     scratch_bytes: int
+    descriptors: tuple[Encoding, ...] = ()
 
     @property
     def registers(self) -> int:
@@ -84,7 +100,8 @@ class Binary:
 class Job:
     """The arguments of one `cross_compile`.
 
-    signature: {argument: Triton type, such as "*bf16" or "i32"}, without the constants.
+    signature: {argument: Triton type}, without the constants: "*bf16", "i32", or of a descriptor
+    "tensordesc<bf16[128, 64]>".
     constants: {constexpr argument: value}.
     divisible: arguments that are multiples of 16, pointers in bytes. Whoever launches guards it.
     """
@@ -269,6 +286,11 @@ def _binary(job: Job, compiled: Any) -> Binary:
         enable_fp_fusion=job.enable_fp_fusion,
         shared_bytes=metadata.shared,
         scratch_bytes=getattr(metadata, "global_scratch_size", 0) or 0,
+        descriptors=tuple(
+            Encoding(tuple(m["block_size"]), m["elem_type"], m["elem_size"], m["swizzle"])
+            for m in getattr(metadata, "tensordesc_meta", None) or ()
+            if m is not None
+        ),
     )
 
 

@@ -13,9 +13,11 @@ from lowgrad.codegen.kernel import (
     CumSum,
     Dot,
     Fill,
+    Half,
     Kernel,
     Lanes,
     Load,
+    LoadBox,
     Loop,
     ProgramId,
     Reduce,
@@ -118,12 +120,14 @@ class _Printer:
         elif isinstance(statement, Store):
             yield self._store(statement)
         elif isinstance(statement, Loop):
-            steps = (
-                f"0, {statement.stop}, {statement.step}"
-                if statement.step != "1"
-                else statement.stop
-            )
-            yield f"for {statement.name} in range({steps}):"
+            stop = str(statement.stop)
+            if statement.limit is not None:
+                stop = f"min({stop}, {statement.limit})"
+            start = statement.start if statement.start is not None else 0
+            is_plain = statement.step == "1" and start == 0
+            steps = stop if is_plain else f"{start}, {stop}, {statement.step}"
+            ranged = f"tl.range({steps}, flatten=True)" if statement.flat else f"range({steps})"
+            yield f"for {statement.name} in {ranged}:"
         elif isinstance(statement, When):
             yield f"if {' & '.join(statement.tests)}:"
         elif isinstance(statement, Update):
@@ -140,10 +144,12 @@ class _Printer:
             Assign: lambda s: str(s.expr),
             Test: self._test,
             Load: self._load,
+            LoadBox: self._load_box,
             Fill: self._fill,
             Broadcast: lambda s: f"tl.broadcast_to({s.value}, {_shape(s.shape)})",
             Reduce: self._reduce,
             CumSum: lambda s: f"tl.cumsum({s.value}, axis={s.axis})",
+            Half: self._half,
         }
         return printers[type(statement)](statement)
 
@@ -177,6 +183,11 @@ class _Printer:
         widened = ".to(tl.float32)" if s.widen and s.dtype.is_low_precision else ""
         return f"tl.load({', '.join(arguments)}){widened}"
 
+    def _load_box(self, s: LoadBox) -> str:
+        self.dtypes[s.name] = s.dtype
+        row, col = s.at
+        return f"{s.param}.load([{row}, {col}])" + (".T" if s.is_transposed else "")
+
     def _store(self, s: Store) -> str:
         mask = f", mask={' & '.join(s.masks)}" if s.masks else ""
         return f"tl.store({_pointer(s.param, str(s.at))}, {arg(s.value)}{mask})"
@@ -187,6 +198,10 @@ class _Printer:
         if not s.value and s.shape and not math.copysign(1, s.value) < 0:
             return f"tl.zeros({_shape(s.shape)}, {dtype})"
         return f"tl.full({_shape(s.shape)}, {literal(s.value)}, {dtype})"
+
+    def _half(self, s: Half) -> str:
+        self.dtypes[s.name] = self.dtypes[s.value]
+        return f"_half({s.value}, {s.which})"
 
     # --- Reductions ---
 
@@ -345,7 +360,7 @@ def _use_counts(body: tuple[Statement, ...]) -> dict[str, int]:
         read: tuple[Arg, ...] = ()
         if isinstance(s, Let):
             read = s.args
-        elif isinstance(s, Update | Store | Reduce | CumSum | Broadcast):
+        elif isinstance(s, Update | Store | Reduce | CumSum | Half | Broadcast):
             read = (s.value,)
         elif isinstance(s, Dot):
             read = (s.a, s.b)

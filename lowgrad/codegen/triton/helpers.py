@@ -33,6 +33,15 @@ def _min(x, axis: tl.constexpr, keep_dims: tl.constexpr = False):
 )
 _helper(
     """
+def _half(x, which: tl.constexpr):
+    # Of a product's sums a thread has both halves in registers: this moves nothing.
+    halves = tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2])
+    low, high = tl.split(tl.permute(halves, (0, 2, 1)))
+    return low if which == 0 else high
+"""
+)
+_helper(
+    """
 def _product(a, b):
     return a * b
 """

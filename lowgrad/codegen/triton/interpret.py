@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -21,16 +22,27 @@ from lowgrad.errors import ArgumentError, KernelCheckError, short_path
 Array = npt.NDArray[Any]
 
 
+@dataclass(frozen=True)
+class Descriptor:
+    """An argument that is a descriptor: `array` seen as a matrix, read in blocks."""
+
+    array: Array
+    shape: tuple[int, int]
+    block: tuple[int, int]
+
+
 def interpret(
     fn: Any,
     grid: tuple[int, ...],
-    args: Sequence[Array | int | float | np.generic],
+    args: Sequence[Array | Descriptor | int | float | np.generic],
     constants: Mapping[str, object],
     *,
     check: bool = True,
     poison: float = math.nan,
 ) -> None:
     """Run the kernel `fn`, as `load` returns it, in place on the arrays among `args`.
+
+    Descriptors are arrays, too, whose blocks are 0 where they reach past the matrix.
 
     args: for the arguments that are not in `constants`, in the kernel's order. An int is passed as
     i32, or as i64 where it must be, a float as fp32, a NumPy scalar as its own type.
@@ -49,7 +61,7 @@ def interpret(
     from lowgrad.codegen.triton import builder
 
     names = _value_names(fn, args, constants)
-    arrays = {n: a for n, a in zip(names, args, strict=True) if isinstance(a, np.ndarray)}
+    arrays = _arrays_of(names, args)
     memory = Memory(list(arrays), list(arrays.values()), watch=check)
     sizes = _grid3(grid)
     memory.program_id = lambda program: _program_id(program, sizes)
@@ -61,11 +73,18 @@ def interpret(
         scalars = {
             n: builder.scalar(_numpy_scalar(n, a))
             for n, a in zip(names, args, strict=True)
-            if not isinstance(a, np.ndarray)
+            if not isinstance(a, np.ndarray | Descriptor)
         }
+        boxes = {n: a for n, a in zip(names, args, strict=True) if isinstance(a, Descriptor)}
         try:
             builder.run(
-                fn, sizes, {**constants, **pointers, **scalars}, memory, poison, checked=check
+                fn,
+                sizes,
+                {**constants, **pointers, **scalars},
+                {name: (box.shape, box.block) for name, box in boxes.items()},
+                memory,
+                poison,
+                checked=check,
             )
         except Exception as error:
             raise _check_error(fn, _program_id(memory.program, sizes), error) from error
@@ -74,7 +93,7 @@ def interpret(
 def check_dead_lanes(
     fn: Any,
     grid: tuple[int, ...],
-    args: Sequence[Array | int | float | np.generic],
+    args: Sequence[Array | Descriptor | int | float | np.generic],
     constants: Mapping[str, object],
 ) -> None:
     """Run the kernel under several poisons; the results must not differ in a bit.
@@ -84,7 +103,7 @@ def check_dead_lanes(
     Raises KernelCheckError naming the argument whose values depend on dead lanes.
     """
     names = _value_names(fn, args, constants)
-    arrays = {n: a for n, a in zip(names, args, strict=True) if isinstance(a, np.ndarray)}
+    arrays = _arrays_of(names, args)
     # 3e4 is within float16's range.
     first, *others = [
         _results(fn, grid, args, constants, arrays, poison) for poison in (math.nan, 3e4, -3e4)
@@ -99,7 +118,7 @@ def check_dead_lanes(
 def _results(
     fn: Any,
     grid: tuple[int, ...],
-    args: Sequence[Array | int | float | np.generic],
+    args: Sequence[Array | Descriptor | int | float | np.generic],
     constants: Mapping[str, object],
     arrays: Mapping[str, Array],
     poison: float,
@@ -116,6 +135,12 @@ def _results(
         for name, array in arrays.items():
             if array.flags.writeable:
                 array[...] = before[name]
+
+
+def _arrays_of(names: Sequence[str], args: Sequence[object]) -> dict[str, Array]:
+    """The arrays among the arguments, those behind descriptors too."""
+    plain = [a.array if isinstance(a, Descriptor) else a for a in args]
+    return {n: a for n, a in zip(names, plain, strict=True) if isinstance(a, np.ndarray)}
 
 
 def _value_names(fn: Any, args: Sequence[object], constants: Mapping[str, object]) -> list[str]:

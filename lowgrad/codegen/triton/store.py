@@ -24,16 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from lowgrad import config
-from lowgrad.codegen.triton.compile import Binary, Job, compile_job
+from lowgrad.codegen.triton.compile import Binary, Encoding, Job, compile_job
 from lowgrad.codegen.triton.load import require_triton
 from lowgrad.errors import CompileError
 
-FORMAT = 1
+FORMAT = 2
 # So many kernels are compiled sooner here than a process starts.
 FEW = 2
 MOST_WORKERS = 16
-HEAD = ("name", "target", "num_warps", "num_stages", "enable_fp_fusion", "shared_bytes")
-HEAD += ("scratch_bytes",)
+HEAD = (
+    *("name", "target", "num_warps", "num_stages", "enable_fp_fusion"),
+    *("shared_bytes", "scratch_bytes", "descriptors"),
+)
 
 
 def compiled(jobs: Sequence[Job]) -> list[Binary]:
@@ -48,9 +50,10 @@ def compiled(jobs: Sequence[Job]) -> list[Binary]:
         found |= {key: read(job) for key, job in missing.items()}
     for key, job in missing.items():
         if found[key] is None:
-            found[key] = compile_job(job)
-            write(job, found[key])
-    return [found[job_key(job)] for job in jobs]
+            found[key] = made = compile_job(job)
+            write(job, made)
+    binaries = [found[job_key(job)] for job in jobs]
+    return [binary for binary in binaries if binary is not None]
 
 
 def workers() -> int:
@@ -80,7 +83,7 @@ def _described(job: Job) -> str:
 def _triton_version() -> str:
     """The version, and the size of the compiler itself: local builds share a version."""
     triton = require_triton()
-    library = Path(triton.__file__).parent / "_C" / "libtriton.so"
+    library = Path(str(triton.__file__)).parent / "_C" / "libtriton.so"
     return f"{triton.__version__} {library.stat().st_size if library.exists() else 0}"
 
 
@@ -100,6 +103,9 @@ def read(job: Job) -> Binary | None:
             return None
         size = facts["binary_bytes"]
         fields = {name: facts[name] for name in HEAD}
+        fields["descriptors"] = tuple(
+            Encoding(tuple(block), *others) for block, *others in fields["descriptors"]
+        )
         return Binary(asm=payload[size:].decode(), binary=payload[:size], **fields)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,10 @@ class DeviceArray:
     base: the type of what lies, in row-major order, `offset` bytes into `allocation`.
     path: the views that lead from there to `type`; empty for a contiguous array. They are index
     maps of the kernels that read the array, so that a transpose copies nothing.
+    source: the array that this one is a part of. While it is referred to, nobody owns it alone.
     """
 
-    __slots__ = ("__weakref__", "_sent", "allocation", "base", "offset", "path", "type")
+    __slots__ = ("__weakref__", "_sent", "allocation", "base", "offset", "path", "source", "type")
 
     def __init__(
         self,
@@ -35,10 +37,11 @@ class DeviceArray:
         *,
         base: TensorType | None = None,
         path: ViewPath = (),
+        source: DeviceArray | None = None,
     ) -> None:
         self.type, self.allocation, self.offset = type_, allocation, offset
         self.base = type_ if base is None else base
-        self.path = path
+        self.path, self.source = path, source
         self._sent: tuple[Any, Event] | None = None
 
     @property
@@ -55,6 +58,12 @@ class DeviceArray:
     def is_contiguous(self) -> bool:
         """Whether the elements lie in row-major order, where kernels can begin to read."""
         return not self.path and self.pointer % ALIGNMENT == 0
+
+    @property
+    def is_sole(self) -> bool:
+        """Whether no other array shares its memory, here or in another library."""
+        # References to the allocation: this array's, and the argument of getrefcount.
+        return self.allocation.owner is None and sys.getrefcount(self.allocation) <= 2
 
     @property
     def shape(self) -> Shape:

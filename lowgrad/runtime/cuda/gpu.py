@@ -30,7 +30,7 @@ class Properties:
 
 
 class Gpu:
-    """The GPU of number `index`, with its primary context (which it shares with other libraries)."""
+    """The GPU of number `index`, with its primary context, which other libraries use as well."""
 
     def __init__(self, index: int) -> None:
         self.index = index

@@ -1,8 +1,8 @@
 """One CUDA graph for a whole step: built once, node by node in order, and launched as one.
 
 A buffer that moved between two calls changes the parameters of the nodes that use it, and nothing
-else. The graph is built by the driver's calls that add nodes, not by capturing a stream: so no other
-thread's work can get into it, and each node's handle is known.
+else. The graph is built by the driver's calls that add nodes, not by capturing a stream: so no
+other thread's work can get into it, and each node's handle is known.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Copy:
         params.Height = self.rows
         call("cuMemcpy2DAsync", params, stream.handle)
 
+    @property
     def node_params(self) -> Any:
         """The same copy as the driver's parameters of a graph node."""
         params = bindings().CUDA_MEMCPY3D()
@@ -66,7 +67,7 @@ class CudaGraph:
         self._nodes: list[Any] = []
         for action in actions:
             after = self._nodes[-1:]
-            params = action.node_params()
+            params = action.node_params
             if isinstance(action, Launch):
                 node = call("cuGraphAddKernelNode", self._graph, after, len(after), params)
             else:
@@ -79,7 +80,7 @@ class CudaGraph:
     def refresh(self, at: int) -> None:
         """Let node `at` take over the present arguments of its action."""
         action, node = self.actions[at], self._nodes[at]
-        params = action.node_params()
+        params = action.node_params
         if isinstance(action, Launch):
             call("cuGraphExecKernelNodeSetParams", self._exec, node, params)
         else:

@@ -8,6 +8,7 @@ buffer that moved is eight bytes to overwrite.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -132,8 +133,12 @@ class Launch:
             f"{human(f.shared_bytes)} of shared memory a block: {error.message}"
         )
 
+    @functools.cached_property
     def node_params(self) -> Any:
-        """The same launch as the driver's parameters of a graph node."""
+        """The same launch as the driver's parameters of a graph node.
+
+        They refer to the arguments, which may change; so they are made once.
+        """
         params = bindings().CUDA_KERNEL_NODE_PARAMS()
         params.func = self.function.handle
         params.gridDimX, params.gridDimY, params.gridDimZ = self.grid

@@ -154,7 +154,8 @@ class Allocation:
             self._others[stream] = None
 
     def __del__(self) -> None:
-        if getattr(self, "owner", None) is None and getattr(self, "pointer", 0):
+        # Without a pointer if there was no memory for it.
+        if hasattr(self, "pointer") and self.pointer and self.owner is None:
             with contextlib.suppress(Exception):  # at exit the driver may be gone already
                 for stream in self._others:
                     self.stream.wait_stream(stream)
@@ -232,28 +233,36 @@ def is_pinned(array: Array) -> bool:
 
 
 class Ring:
-    """Pinned memory in turns, for small copies at each step: none is written while it is read."""
+    """Pinned memory in turns, for small copies at each step: none is written while it is read.
+
+    The turns are two halves: an event at the end of each tells when it may be written again.
+    """
 
     def __init__(self, device: Gpu, slot_bytes: int, slots: int) -> None:
         self._memory = pinned((slots, slot_bytes), np.dtype(np.uint8), device)
-        self._events = [Event() for _ in range(slots)]
+        self._events = (Event(), Event())
+        self._half = slots // 2
         self._next = 0
+        self._stream: Stream | None = None
         self._lock = threading.Lock()
-
-    @property
-    def slot_bytes(self) -> int:
-        """The most that can be sent at once."""
-        return int(self._memory.shape[1])
 
     def send(self, data: Array, pointer: int, stream: Stream) -> None:
         """Copy `data`, bytes that fit, to `pointer`; it may change as soon as this returns."""
         with self._lock:
-            at, self._next = self._next, (self._next + 1) % len(self._events)
-            self._events[at].synchronize()
+            at, self._next = self._next, (self._next + 1) % (2 * self._half)
+            half, place = divmod(at, self._half)
+            if place == 0:
+                self._events[half].synchronize()
+            if stream is not self._stream:
+                # One event can tell of one stream only: the copies so far must come before.
+                if self._stream is not None:
+                    stream.wait_stream(self._stream)
+                self._stream = stream
             slot = self._memory[at, : data.nbytes]
             slot[:] = data
             to_device(slot, pointer, stream, wait=False)
-            self._events[at].record(stream)
+            if place == self._half - 1:
+                self._events[half].record(stream)
 
 
 SLOT_BYTES, SLOTS = 1 << 13, 64

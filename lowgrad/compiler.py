@@ -20,6 +20,7 @@ from lowgrad.runtime.cuda import gpu as gpus
 from lowgrad.runtime.memory import HOST
 
 if TYPE_CHECKING:
+    from lowgrad.codegen.facts import KernelFacts
     from lowgrad.codegen.lower import Launch
     from lowgrad.codegen.tiling import Tiling
     from lowgrad.runtime.memory import Machine, Plan
@@ -149,6 +150,15 @@ class Compiled:
         if chosen is None:
             raise ArgumentError("cross_compile: no target given", fix='c.cross_compile("cuda:90")')
         return cross_compile_kernels(self.kernels, chosen)
+
+    def kernel_facts(self, target: str | None = None) -> list[KernelFacts]:
+        """Each launch, with what a compiler makes of it for `target`: registers, modelled time."""
+        from lowgrad.codegen.facts import facts_of
+        from lowgrad.codegen.step import distinct, identity
+
+        binaries = self.cross_compile(target)
+        made = {identity(k): b for k, b in zip(distinct(self.kernels), binaries, strict=True)}
+        return [facts_of(kernel, times, made[identity(kernel)]) for kernel, times in self.launches]
 
     @cached_property
     def executable(self) -> Runs:

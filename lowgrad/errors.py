@@ -5,6 +5,8 @@
     ├── ShapeError           (ValueError)    sizes do not fit together
     ├── DTypeError           (TypeError)     element types do not fit together
     ├── DeviceError          (RuntimeError)  a device is absent, or tensors live on different ones
+    ├── LaunchError          (RuntimeError)  a kernel could not be started on a GPU
+    ├── DeviceFault          (RuntimeError)  a kernel failed while it ran, and its GPU with it
     ├── IndexOutOfRange      (IndexError)    an index or a dim is outside its range
     ├── AliasError           (RuntimeError)  a write in place would change what others see
     ├── AutogradError        (RuntimeError)  a derivative was asked for that does not exist
@@ -248,7 +250,7 @@ class DeviceError(LowgradError, RuntimeError):
     """
 
 
-class LaunchError(DeviceError):
+class LaunchError(LowgradError, RuntimeError):
     """A kernel could not be started on the GPU. Nothing ran, and the state is as before the step.
 
     Example: a kernel compiled for sm_90 asks for 200 KiB of shared memory on a GPU with 100.
@@ -256,7 +258,7 @@ class LaunchError(DeviceError):
     """
 
 
-class DeviceFault(DeviceError):
+class DeviceFault(LowgradError, RuntimeError):
     """A kernel failed while it ran: an illegal address, an assertion, a time limit.
 
     The driver gives the GPU's context up with it: every later call fails, and what was on the GPU

@@ -65,7 +65,7 @@ def compile(
     types, flags, closures, globals, attributes) is its signature; tensors' values, learning rates
     and random numbers are run-time inputs.
     """
-    options = Options(_checked_device(device), target, _bytes(memory), fuse, keep_grads)
+    options = Options(_checked_device(device), target, bytes_of(memory), fuse, keep_grads)
     if model is None:
         return lambda function: compile_object(function, options)
     return compile_object(model, options)
@@ -88,7 +88,7 @@ def _checked_device(name: Any) -> str | None:
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*(?:([KMGT])(i?)B?|B)?\s*", re.IGNORECASE | re.ASCII)
 
 
-def _bytes(memory: int | str | None) -> int | None:
+def bytes_of(memory: int | str | None) -> int | None:
     """The budget in bytes. "GB" and "G" are 1000 ** 3 bytes, "GiB" is 1024 ** 3."""
     if memory is None:
         return None
@@ -120,6 +120,25 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+Sees = Callable[["CompiledFunction", tuple[Any, ...], dict[str, Any]], None]
+
+
+@contextmanager
+def intercepted(see: Sees) -> Iterator[None]:
+    """Inside, each call of a compiled function is first shown to `see`, which may raise."""
+    plain = CompiledFunction.__call__
+
+    def shown(self: CompiledFunction, *args: Any, **kwargs: Any) -> Any:
+        see(self, args, kwargs)
+        return plain(self, *args, **kwargs)
+
+    CompiledFunction.__call__ = shown  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        CompiledFunction.__call__ = plain  # type: ignore[method-assign]
 
 
 class CompiledFunction:
@@ -179,6 +198,21 @@ class CompiledFunction:
         found, key = self._look(args, kwargs)
         entry = self._matching(key, found)
         return (entry or self._record(args, kwargs, found, key)).compiled
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return getattr(self._function, "__name__", "step")
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function as it was written."""
+        return self._function
+
+    @property
+    def options(self) -> Options:
+        """How it is compiled."""
+        return self._options
 
     @property
     def recordings(self) -> int:
@@ -256,7 +290,7 @@ class CompiledFunction:
                 args,
                 kwargs,
                 found,
-                name=getattr(self._function, "__name__", "step"),
+                name=self.name,
                 keep_gradients=self._options.keep_grads,
                 place=devices.gpu_of(options.device) if gpus.count() else None,
             )
@@ -300,10 +334,9 @@ class CompiledFunction:
         parts = zip(last[1:], key[1:], found.labels, strict=False)
         changed = next(((a, b, label) for a, b, label in parts if a != b), None)
         what = "" if changed is None else f"; what changed last: {changed[2]} {_change(changed)}"
-        name = getattr(self._function, "__name__", "the step")
         warnings.warn(
             CompileWarning(
-                f"{name} compiled {self.recordings + 1} times in {self._calls} calls{what}; "
+                f"{self.name} compiled {self.recordings + 1} times in {self._calls} calls{what}; "
                 "pass a number that varies as a tensor"
             ),
             stacklevel=4,

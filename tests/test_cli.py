@@ -26,7 +26,7 @@ def test_env_as_json(capsys):
 
 
 def test_env_fails_if_a_required_package_is_missing(capsys, monkeypatch):
-    monkeypatch.setattr("lowgrad.cli._version", lambda name: "missing")
+    monkeypatch.setattr("lowgrad.cli.env._version", lambda name: "missing")
 
     assert main(["env"]) == 1
 

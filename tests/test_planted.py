@@ -15,7 +15,7 @@ import torch
 
 import lowgrad
 import lowgrad.nn.functional as F
-from lowgrad import autograd, dispatch, nn, optim, signature, transforms
+from lowgrad import autograd, dispatch, nn, optim, replay, signature
 from lowgrad.ir import op as ir_op
 from lowgrad.ir.op import REGISTRY
 from lowgrad.ops import random as random_ops
@@ -212,7 +212,7 @@ def zero_offsets(spans, **_):
     return arena.Placement((0,) * len(spans), sum(s.nbytes for s in spans), 0)
 
 
-def input_as_it_is(source, found, owned, right=transforms._input):
+def input_as_it_is(source, found, owned, right=replay._input):
     return right(source, found, False)
 
 
@@ -246,7 +246,7 @@ BUGS: dict[str, tuple[Callable[[], None], tuple]] = {
         training,
         (dispatch, "host_scalar", lambda read, key=None: read()),
     ),
-    "effects dropped on replay": (state, (transforms, "_apply_effects", lambda *_: None)),
+    "effects dropped on replay": (state, (replay, "_apply_effects", lambda *_: None)),
     "step counts not repeated": (
         training,
         (dispatch, "host_update", lambda run: None if dispatch.is_recording() else run()),
@@ -260,7 +260,7 @@ BUGS: dict[str, tuple[Callable[[], None], tuple]] = {
         (random_ops, "random_words", None),
     ),
     "nine rounds of Philox": (philox, (random_ops, "ROUNDS", 9)),
-    "no copy on write": (copy_on_write, (transforms, "_input", input_as_it_is)),
+    "no copy on write": (copy_on_write, (replay, "_input", input_as_it_is)),
     "every buffer at offset 0": (overlaps, (arena, "place", zero_offsets)),
     "planned over one another": (training, (memory, "place", zero_offsets)),
     "a wrong coefficient in erf": (error_function, (erf, "ALPHA", (*erf.ALPHA[:-1], -0.0161))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from lowgrad.codegen.loop import run_loop
 from lowgrad.codegen.lower import is_free, lower
 from lowgrad.codegen.run import run_node
 from lowgrad.codegen.step import run_graph
+from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.errors import KernelCheckError
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.interpret import run_node as reference
@@ -29,7 +31,8 @@ def check_kernels(graph: Graph, seed: int = 0) -> int:
     reference's, and MissingDependencyError without Triton.
     """
     rng = np.random.default_rng(seed)
-    env = {v: made_up(v.type, rng) for v in graph.inputs}
+    below = smallest_range(graph.nodes)
+    env = {v: made_up(v.type, rng, below) for v in graph.inputs}
     count = 0
     for node in graph.nodes:
         operands = tuple(env[v] for v in node.inputs)
@@ -44,11 +47,30 @@ def check_kernels(graph: Graph, seed: int = 0) -> int:
     return count
 
 
-def made_up(type_: TensorType, rng: np.random.Generator) -> Array:
-    """Positive floats below 1; integers from 0 to 8, which fit the smallest index range used."""
+def check_node(node: Node, tiling: Tiling = DEFAULT, seed: int = 0) -> None:
+    """Run the kernels of one node on made-up operands; raises as `check_kernels` does."""
+    rng = np.random.default_rng(seed)
+    below = smallest_range([node])
+    operands = tuple(made_up(v.type, rng, below) for v in node.inputs)
+    _compare(node, run_node(node, operands, tiling), reference(node, operands))
+
+
+def smallest_range(nodes: Iterable[Node]) -> int:
+    """What every index that `nodes` use may be below: at most 9."""
+    below = 9
+    for node in nodes:
+        if node.op.family == "indexing":
+            below = min(below, node.inputs[0].type.shape[node.attrs["dim"]])
+        if "body" in node.attrs:
+            below = min(below, smallest_range(node.attrs["body"].nodes))
+    return max(below, 1)
+
+
+def made_up(type_: TensorType, rng: np.random.Generator, below: int) -> Array:
+    """Positive floats below 1; integers from 0, `below` a limit."""
     if type_.dtype.is_floating_point:
         return rng.uniform(0.1, 1.0, type_.shape).astype(type_.dtype.numpy)
-    return rng.integers(0, 9, type_.shape).astype(type_.dtype.numpy)
+    return rng.integers(0, below, type_.shape).astype(type_.dtype.numpy)
 
 
 def _compare(node: Node, got: tuple[Array, ...], expected: tuple[Array, ...]) -> None:

@@ -3,17 +3,20 @@
 sum(exp(x - m)) waits for m, the maximum of x, and sum((x - m)^2) for the mean: two loops over the
 row. But both are found from a running maximum or mean in each lane, and are put right at the end:
 
-    sum(exp(x - m)) = sum over lanes of s exp(M - m),  s the sum of exp(x - M), M the lane's maximum
-    sum((x - m)^2)  = sum over lanes of q + n (A - m)^2,  q the sum of (x - A)^2, A the lane's mean
+    sum(w exp(x - m)) = sum over lanes of s exp(M - m),  s the sum of w exp(x - M), M their maximum
+    sum((x - m)^2) = sum over lanes of q + n (A - m)^2,  q the sum of (x - A)^2, A their mean
+    sum(w (x - m)) = sum over lanes of t + u (K - m),    t the sum of w (x - K), u of w
+
+where K is the first x of the lane, which is near m where x is far from 0.
 
 Source: Milakov & Gimelshein 2018, "Online normalizer calculation for softmax", alg. 3; Chan et al.
-1983, "Algorithms for computing the sample variance", eq. 2.1.
+1983, "Algorithms for computing the sample variance", eq. 2.1, and sec. 3 for K.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lowgrad.codegen.partials import accumulated_in
@@ -30,15 +33,17 @@ ANCHORS = {"exp": "max", "square": "sum"}
 
 @dataclass(frozen=True)
 class Online:
-    """The sum of f(x - shift), f being exp or the square; `shift` is one number a row.
+    """The sum of weight f(x - shift), f being exp, the square, or nothing.
 
-    anchor: the reduction of x that the shift follows from.
+    shift is one number a row; a weight of None is 1.
+    anchor: the reduction of x that the shift follows from; f of nothing needs none.
     """
 
-    f: Literal["exp", "square"]
+    f: Literal["exp", "square", ""]
     x: Value
     shift: Value
-    anchor: Node
+    weight: Value | None = None
+    anchor: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -63,49 +68,85 @@ def passes(region: Region, reductions: tuple[Node, ...], *, online: bool) -> Pas
     for node in region.nodes:
         own = max((depth.get(v, 0) for v in node.inputs), default=0)
         if node in reductions:
-            form = online_form(region, producers, node, levels) if online and own else None
-            if form is not None and depth.get(form.x, 0) == levels[form.anchor] == own - 1:
+            form = online_form(region, producers, node, levels, depth) if online and own else None
+            if form is not None:
                 early[node] = form
-                own -= 1
+                own = _needed_by(form, depth)
             levels[node] = own
             own += 1
         depth.update(dict.fromkeys(node.outputs, own))
     return Passes(levels, early)
 
 
+def _needed_by(form: Online, depth: Mapping[Value, int]) -> int:
+    used = (form.x,) if form.weight is None else (form.x, form.weight)
+    return max(depth.get(v, 0) for v in used)
+
+
 def online_form(
-    region: Region, producers: Mapping[Value, Node], node: Node, before: Iterable[Node]
+    region: Region,
+    producers: Mapping[Value, Node],
+    node: Node,
+    levels: Mapping[Node, int],
+    depth: Mapping[Value, int],
 ) -> Online | None:
-    """What `node` is the sum of, relative to one of the reductions `before` it; None if not."""
+    """What `node` is the sum of, if it can be made before what it waits for; None if not.
+
+    levels, depth: of the reductions before it, and of the values.
+    """
     dtype = node.inputs[0].type.dtype
     if node.op.name != "sum" or not dtype.is_floating_point:
         return None
-    outer = producers.get(unrounded(producers, node.inputs[0]))
-    if outer is None:
+    own = depth.get(node.inputs[0], 0)
+    form = _form_of(producers, unrounded(producers, node.inputs[0]), own, depth)
+    if form is None or (first := _needed_by(form, depth)) >= own:
         return None
-    f: Literal["exp", "square"]
-    if outer.op.name == "exp":
-        f = "exp"
-    elif outer.op.name == "mul" and outer.inputs[0] == outer.inputs[1]:
-        f = "square"
-    else:
+    used = (form.x,) if form.weight is None else (form.x, form.weight)
+    if any(accumulated_in(v.type.dtype) is not accumulated_in(dtype) for v in used):
         return None
-    inner = producers.get(unrounded(producers, outer.inputs[0]))
-    if inner is None or inner.op.name != "sub":
+    if any(v.type.shape != node.inputs[0].type.shape for v in used):
         return None
-    x, shift = unrounded(producers, inner.inputs[0]), inner.inputs[1]
-    same_type = accumulated_in(x.type.dtype) is accumulated_in(dtype)
-    if not same_type or x.type.shape != node.inputs[0].type.shape:
+    if not is_of_rows(producers, form.shift, node):
         return None
-    if not is_of_rows(producers, shift, node):
-        return None
-    for anchor in before:
-        is_of_x = unrounded(producers, anchor.inputs[0]) == x
-        if is_of_x and anchor.op.name == ANCHORS[f]:
+    if not form.f:
+        return form if form.weight is not None else None
+    for anchor, level in levels.items():
+        is_of_x = unrounded(producers, anchor.inputs[0]) == form.x
+        if is_of_x and anchor.op.name == ANCHORS[form.f] and level == first:
             followers = reached_from(region.nodes, anchor.outputs)
-            if shift in followers and x not in followers:
-                return Online(f, x, shift, anchor)
+            if form.shift in followers:
+                return replace(form, anchor=anchor)
     return None
+
+
+def _form_of(
+    producers: Mapping[Value, Node], value: Value, own: int, depth: Mapping[Value, int]
+) -> Online | None:
+    """The form of `value`, which is known after `own` loops, by the ops that make it."""
+    maker = producers.get(value)
+    if maker is None:
+        return None
+    weight = None
+    if maker.op.name == "mul" and maker.inputs[0] != maker.inputs[1]:
+        early = [v for v in maker.inputs if depth.get(v, 0) < own]
+        if len(early) != 1:
+            return None
+        (weight,) = early
+        (value,) = (unrounded(producers, v) for v in maker.inputs if v != weight)
+        maker = producers.get(value)
+        if maker is None:
+            return None
+    f: Literal["exp", "square", ""] = ""
+    if maker.op.name == "exp":
+        f = "exp"
+    elif maker.op.name == "mul" and maker.inputs[0] == maker.inputs[1] and weight is None:
+        f = "square"
+    if f:
+        maker = producers.get(unrounded(producers, maker.inputs[0]))
+    if maker is None or maker.op.name != "sub":
+        return None
+    x, shift = maker.inputs
+    return Online(f, unrounded(producers, x), shift, weight)
 
 
 def unrounded(producers: Mapping[Value, Node], value: Value) -> Value:

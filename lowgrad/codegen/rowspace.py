@@ -31,7 +31,7 @@ class Space:
 
 def space_of(region: Region) -> Space:
     """The space of a region's reductions. Raises CompileError if they differ."""
-    reductions = tuple(n for n in region.nodes if n.op.family == "reduction")
+    reductions = reductions_of(region)
     sizes = {_sizes(n) for n in reductions}
     if len(sizes) != 1:
         raise CompileError(
@@ -43,6 +43,11 @@ def space_of(region: Region) -> Space:
     last = max((d for d, size in enumerate(shape) if size > 1), default=0)
     operands = sum(v.type.numel >= n_rows * n_cols for v in region.inputs)
     return Space(n_rows, n_cols, reductions, is_row_major=last in dims, operands=operands)
+
+
+def reductions_of(region: Region) -> tuple[Node, ...]:
+    """The reductions of a region, in order."""
+    return tuple(n for n in region.nodes if n.op.family == "reduction")
 
 
 def _sizes(node: Node) -> tuple[int, int]:

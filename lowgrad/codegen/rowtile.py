@@ -16,13 +16,16 @@ from lowgrad.ir.graph import Node
 from lowgrad.ir.index import Index, flatten
 from lowgrad.ir.places import element
 from lowgrad.ir.tile import Literal, Tile
-from lowgrad.ir.types import bool_, int32, int64
+from lowgrad.ir.types import DType, bool_, int32, int64
 
 PLACES = ("argmax", "argmin")
 
 
 class RowTile:
     """The lanes of one kernel over rows, and what is said of them."""
+
+    # The constexpr of the columns' lanes.
+    constant = "BLOCK"
 
     def __init__(
         self, region: Region, space: Space, tile: Tile2, partials: tuple[Param, ...] = ()
@@ -60,7 +63,7 @@ class RowTile:
     @property
     def shape(self) -> tuple[str, ...]:
         """The shape of the tile, as its constants."""
-        return ("ROWS", "BLOCK") if self.is_2d else ("BLOCK",)
+        return ("ROWS", self.constant) if self.is_2d else (self.constant,)
 
     @contextmanager
     def columns(self) -> Iterator[Index]:
@@ -75,9 +78,9 @@ class RowTile:
 
     def all_columns(self, start: Index) -> Index:
         """All columns from `start` on, which are lanes already or become so."""
-        if (cols := self.body.known("columns")) is None:
+        if (cols := self.body.known(("columns", self.constant))) is None:
             cols = self.add_columns(start)
-            self.body.remember("columns", cols)
+            self.body.remember(("columns", self.constant), cols)
         assert isinstance(cols, Index)
         return cols
 
@@ -88,12 +91,36 @@ class RowTile:
         mask = "col_mask" if self.is_2d else "mask"
         total = ceil_div(tile.chunk or size, tile.cols) * tile.cols * tile.pieces
         return self.body.add_lanes(
-            "cols", size, start, "BLOCK", tile.cols, self.axis, view, mask, total
+            "cols", size, start, self.constant, tile.cols, self.axis, view, mask, total
         )
+
+    @contextmanager
+    def first_columns(self) -> Iterator[Index]:
+        """Inside, statements are for the first block of columns, before the loop or after it."""
+        cols = self.add_columns(self.piece * self.tile.chunk)
+        yield cols
+        for name in self.body.lanes_of(cols):
+            # Lanes of this question only: the next loop has its own.
+            del self.body.lanes[name]
+
+    def columns_seen(self, dtype: DType) -> Tile:
+        """How many columns each lane has after the loop."""
+        body, size, block = self.body, self.space.cols, self.tile.cols
+        blocks = ceil_div(self.tile.chunk or size, block)
+        if self.tile.pieces == 1 and blocks * block == size:
+            return body.fill(float(blocks), dtype, name="seen")
+        whole = int32 if size + block < 2**31 else int64
+        with self.first_columns() as cols:
+            body.wish = "left"
+            left = body.position(size + block - 1 - cols, whole)
+        seen = body.let("floordiv", left, block, dtype=whole, name="seen")
+        seen = body.let("maximum", seen, 0, dtype=whole, name="seen")
+        seen = body.let("minimum", seen, blocks, dtype=whole, name="seen")
+        return body.let("cast", seen, dtype=dtype, name="seen")
 
     def tail(self) -> tuple[str, ...]:
         """The mask of the columns, if they have one."""
-        lanes = [v for v in self.body.lanes.values() if v.constant == "BLOCK"]
+        lanes = [v for v in self.body.lanes.values() if v.constant == self.constant]
         return tuple(v.mask for v in lanes[-1:] if v.mask)
 
     # --- Reductions ---
@@ -132,17 +159,35 @@ class RowTile:
         # The columns' lanes of a loop that is over are not known any more.
         return lane in self.body.lanes and self.body.lanes[lane].constant == "ROWS"
 
-    def place_of(self, node: Node, x: Tile, places: Tile, masks: tuple[str, ...]) -> Tile:
-        """The smallest of `places` where x is extreme."""
+    def greatest_of(self, x: Tile) -> Tile:
+        """The maximum of all lanes of each row."""
+        return self._statement("max", "greatest", x, (), float("-inf"))
+
+    def places_of(
+        self, node: Node, x: Tile, places: Tile, masks: tuple[str, ...]
+    ) -> tuple[Tile, Tile]:
+        """What is extreme in x, and the smallest of `places` where it is."""
         fn = "max" if node.op.name == "argmax" else "min"
-        best = self._statement(fn, fn, x, masks, identity_of(node))
+        best = everywhere = self._statement(fn, fn, x, masks, identity_of(node))
         if not self.is_2d:
             # Triton's interpreter gives a scalar bool the type of what was compared to make it.
-            best = self.body.broadcast(best, self.shape, best.dtype)
-        hit = _same(self.body, x, best)
+            everywhere = self.body.broadcast(best, self.shape, best.dtype)
+        hit = _same(self.body, x, everywhere)
         chosen = self.body.let("where", hit, places, self.space.cols, dtype=int32, name="place")
         first = self._statement("min", "first", chosen, masks, self.space.cols)
-        return self.body.let("cast", first, dtype=int64, name=wish_of(node))
+        return best, self.body.let("cast", first, dtype=int64, name=wish_of(node))
+
+    def at_once(self, node: Node) -> None:
+        """Make the result of `node`, whose columns are all held at once."""
+        with self.columns() as cols:
+            x = self.operand(node, cols)
+            masks = self.tail()
+            if node.op.name in PLACES:
+                places = self.body.position(cols, int32)
+                _, result = self.places_of(node, x, places, masks)
+            else:
+                result = self.reduce(node, x, masks)
+        self.give(node, result)
 
     def give(self, node: Node, result: Tile) -> None:
         """Let what reads `node` find `result`."""

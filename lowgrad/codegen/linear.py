@@ -15,8 +15,8 @@ from lowgrad.codegen.region import Region
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.walk import needed, reached_from
 
-# A sum of more terms costs more registers than the loop that it saves costs time.
-MOST_TERMS = 4
+# A sum of more terms would cost more than the loop that it saves. Terms may have one sum.
+MOST_TERMS = 8
 # Expressions that are longer are not looked into further.
 DEEPEST = 32
 

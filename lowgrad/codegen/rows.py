@@ -18,15 +18,15 @@ from lowgrad.codegen.region import Region
 from lowgrad.codegen.rowspace import Space, reductions_of, space_of, tile_of
 from lowgrad.codegen.rowswriter import RowsWriter
 from lowgrad.codegen.rowtile import PLACES, identity_of
-from lowgrad.codegen.split import is_split, split
+from lowgrad.codegen.split import in_stages, is_split, split
 from lowgrad.codegen.tiling import Tiling
 from lowgrad.ir.graph import Node
 
 
 def rows(region: Region, tiling: Tiling, name: str = "pieces") -> tuple[Kernel, ...]:
-    """One kernel, or two for few long rows; none if there are no elements.
+    """One kernel, or two or more for few long rows; none if there are no elements.
 
-    name: of what is between the two, which is not to be the name of others of the node.
+    name: of what is between them, which is not to be the name of others of the node.
     """
     outputs = tuple(o for o in region.outputs if o[1].type.numel)
     region = replace(region, outputs=outputs)
@@ -39,7 +39,10 @@ def rows(region: Region, tiling: Tiling, name: str = "pieces") -> tuple[Kernel, 
     if tile.is_looped:
         region = taken_apart(region, space.reductions)
         space = replace(space, reductions=reductions_of(region))
-    if is_split(region, space, tile, tiling):
+    if is_split(space, tile, tiling):
+        if (stages := in_stages(region, space, name)) is not None:
+            first, rest = stages
+            return (*rows(first, tiling, name), *rows(rest, tiling, f"{name}_later"))
         return split(region, space, tile, tiling, name)
     return (RowsWriter(region, space, tile).kernel(),)
 

@@ -10,7 +10,7 @@ from lowgrad.codegen.tiling import Tiling, ceil_div, power_of_2, warps_for
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node
 
-# Columns that a loop over a row takes at a time: 16 a lane with 8 warps.
+# Columns that a loop over a row takes at a time: 16 a lane with 8 warps, 8 of two operands.
 LONGEST_BLOCK = 4096
 
 
@@ -74,17 +74,19 @@ class Tile2:
 def tile_of(space: Space, tiling: Tiling) -> Tile2:
     """What a program holds of `space`. Not a whole row if its registers would not do for that."""
     widest = power_of_2(space.cols)
+    share = 1
     if not space.is_row_major:
         # Neighbouring lanes read neighbouring rows, at least a cache line of them.
         n_rows = min(power_of_2(space.rows), 64)
         n_cols = min(widest, max(tiling.tile // n_rows, 1))
     elif widest > longest_row(space, tiling):
-        n_rows, n_cols = 1, max(min(tiling.row // 4, LONGEST_BLOCK), 1)
+        share = 1 if space.operands <= 1 else 2
+        n_rows, n_cols = 1, max(min(tiling.row // 4, LONGEST_BLOCK // share), 1)
     else:
         n_rows, n_cols = max(min(tiling.tile // widest, power_of_2(space.rows)), 1), widest
         while n_rows > 1 and ceil_div(space.rows, n_rows) < tiling.programs:
             n_rows //= 2
-    return Tile2(n_rows, n_cols, n_cols < space.cols, warps_for(n_rows * n_cols))
+    return Tile2(n_rows, n_cols, n_cols < space.cols, warps_for(n_rows * n_cols * share))
 
 
 def longest_row(space: Space, tiling: Tiling) -> int:

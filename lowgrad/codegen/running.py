@@ -66,7 +66,7 @@ def running(tile: RowTile, nodes: list[Node], plan: Passes) -> list[Running]:
     for node in nodes:
         form, kind = plan.online.get(node), kind_of(node, plan)
         if form is None:
-            made[node] = Place(tile, node) if kind is Place else Fold(tile, node)
+            made[node] = (Place if kind is Place else Fold)(tile, node)
         elif kind is ExpSum:
             assert form.anchor is not None, "what exp is relative to is known"
             anchor = made[form.anchor]
@@ -85,7 +85,7 @@ def running(tile: RowTile, nodes: list[Node], plan: Passes) -> list[Running]:
 class Fold:
     """A sum, product, maximum, ... of what each lane has seen."""
 
-    parts: ClassVar = ("",)
+    parts: ClassVar[tuple[str, ...]] = ("",)
 
     def __init__(self, tile: RowTile, node: Node) -> None:
         self.tile, self.node = tile, node
@@ -115,7 +115,7 @@ class Fold:
 class Place:
     """The first place of a lane's extreme element, and that element."""
 
-    parts: ClassVar = ("best", "place")
+    parts: ClassVar[tuple[str, ...]] = ("best", "place")
 
     def __init__(self, tile: RowTile, node: Node) -> None:
         self.tile, self.node = tile, node
@@ -165,7 +165,7 @@ class ExpSum:
     most: the accumulator of the maximum of x, which is updated in the same loop, after this.
     """
 
-    parts: ClassVar = ("",)
+    parts: ClassVar[tuple[str, ...]] = ("",)
 
     def __init__(self, tile: RowTile, node: Node, form: Online, most: Tile) -> None:
         self.tile, self.node, self.form, self.most = tile, node, form, most
@@ -226,7 +226,7 @@ class SquareSum:
     Source: Welford 1962, "Note on a method for calculating corrected sums of squares".
     """
 
-    parts: ClassVar = ("", "mean", "count")
+    parts: ClassVar[tuple[str, ...]] = ("", "mean", "count")
 
     def __init__(self, tile: RowTile, node: Node, form: Online) -> None:
         self.tile, self.node, self.form = tile, node, form
@@ -291,7 +291,7 @@ class ShiftedSum:
     weights: the accumulator of the sum of w, if there is one; it is updated in the same loop.
     """
 
-    parts: ClassVar = ("", "near", "weights")
+    parts: ClassVar[tuple[str, ...]] = ("", "near", "weights")
 
     def __init__(self, tile: RowTile, node: Node, form: Online, weights: Tile | None) -> None:
         self.tile, self.node, self.form = tile, node, form

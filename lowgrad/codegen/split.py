@@ -28,11 +28,32 @@ from lowgrad.ir.walk import needed
 Parts = Mapping[Node, Mapping[str, Param]]
 
 
-def is_split(region: Region, space: Space, tile: Tile2, tiling: Tiling) -> bool:
-    """Whether there are too few rows to keep a GPU busy, and one loop finds all of them."""
+def is_split(space: Space, tile: Tile2, tiling: Tiling) -> bool:
+    """Whether there are too few rows to keep a GPU busy, and they are long."""
     few = ceil_div(space.rows, tile.rows) * 2 <= tiling.programs
-    long = space.cols > tiling.split // tile.rows and tile.is_looped
-    return few and long and passes(region, space.reductions, online=True).count == 1
+    return few and space.cols > tiling.split // tile.rows and tile.is_looped
+
+
+def in_stages(region: Region, space: Space, name: str) -> tuple[Region, Region] | None:
+    """If one loop does not find all reductions: those of the first, and the rest; else None."""
+    plan = passes(region, space.reductions, online=True)
+    if plan.count == 1:
+        return None
+    found = {}
+    for number, node in enumerate(n for n in space.reductions if plan.of[n] == 0):
+        dtype = part_type(node, "place")
+        type_ = TensorType(node.output.type.shape, dtype)
+        found[node] = scratch(f"{name}_row{number}_ptr", type_, node)
+    outputs = tuple((n.output, p) for n, p in found.items())
+    first = tuple(needed(region.nodes, (v for v, _ in outputs)))
+    rest = tuple(
+        needed((n for n in region.nodes if n not in found), (v for v, _ in region.outputs))
+    )
+    inputs = {**region.inputs, **dict(outputs)}
+    return (
+        replace(region, nodes=first, outputs=outputs),
+        replace(region, nodes=rest, inputs=inputs),
+    )
 
 
 def split(

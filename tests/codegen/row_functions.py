@@ -1,4 +1,4 @@
-"""Functions of rows, as graphs: what a model's norms and losses are made of, and their gradients."""
+"""Functions of rows, as graphs: what norms and losses are made of, and their gradients."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ class Space:
     """R rows of C columns, and the reductions over them, in order.
 
     is_row_major: whether neighbours in memory are neighbouring columns, not rows.
-    operands: how many arrays of the space's size are read.
+    operands: how many arrays of the space's size are read.  row_bytes: of all that is read or
+    numbered along a row, for each column.
     """
 
     rows: int
@@ -27,6 +28,7 @@ class Space:
     reductions: tuple[Node, ...]
     is_row_major: bool
     operands: int = 1
+    row_bytes: int = 4
 
 
 def space_of(region: Region) -> Space:
@@ -41,8 +43,16 @@ def space_of(region: Region) -> Space:
     ((n_rows, n_cols),) = sizes
     shape, dims = reductions[0].inputs[0].type.shape, reductions[0].attrs["dims"]
     last = max((d for d, size in enumerate(shape) if size > 1), default=0)
-    operands = sum(v.type.numel >= n_rows * n_cols for v in region.inputs)
-    return Space(n_rows, n_cols, reductions, is_row_major=last in dims, operands=operands)
+    read = [p.type for p in region.inputs.values() if p.type.numel in (n_cols, n_rows * n_cols)]
+    numbered = [n for n in region.nodes if n.op.name == "iota" and n.output.type.numel >= n_cols]
+    return Space(
+        n_rows,
+        n_cols,
+        reductions,
+        is_row_major=last in dims,
+        operands=sum(t.numel == n_rows * n_cols for t in read),
+        row_bytes=sum(t.dtype.itemsize for t in read) + 4 * len(numbered),
+    )
 
 
 def reductions_of(region: Region) -> tuple[Node, ...]:
@@ -90,5 +100,7 @@ def tile_of(space: Space, tiling: Tiling) -> Tile2:
 
 
 def longest_row(space: Space, tiling: Tiling) -> int:
-    """The longest row held at once: two operands have half of the registers each."""
-    return tiling.row if space.operands <= 1 else tiling.row // 2
+    """The longest row held at once: what is read of it shares the registers."""
+    if space.row_bytes <= 4 and space.operands <= 1:
+        return tiling.row
+    return tiling.row // 2 if space.row_bytes <= 12 else tiling.row // 4

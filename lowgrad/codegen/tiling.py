@@ -40,7 +40,8 @@ class Tiling:
     """Sizes in elements; blocks are powers of two.
 
     flat: lanes of a pointwise program.
-    row: the longest row that is held at once, if it is one array's; longer ones are looped over.
+    row: the longest row that is held at once, if 4 bytes a column are read; longer ones are looped
+    over.
     tile: elements of a program that reduces several short rows, or columns.
     scan: the longest piece of a line that is scanned at once.
     split: a reduction to few results takes two launches if each is of more elements than this.

@@ -293,3 +293,14 @@ def test_rows_of_all_lengths_compile_without_spills(name, target, length, dtype)
     accesses = re.findall(r"\b(?:LDG|STG)\.(\S+)", binary.sass)
     assert accesses
     assert all("128" in access or "256" in access for access in accesses)
+
+
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:100"])
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "cross_entropy"])
+@pytest.mark.parametrize("dtype", [float32, bfloat16], ids=str)
+def test_a_row_is_held_only_if_its_registers_do(name, target, dtype):
+    kernels = lower(rows_of(name, (1024, 32768), dtype))
+
+    (binary,) = cross_compile_kernels(kernels, target)
+
+    assert binary.spill_bytes == 0

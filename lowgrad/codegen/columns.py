@@ -10,18 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.kernel import Kernel, Param, Reduce
+from lowgrad.codegen.partials import accumulated_in, partial_of, with_partials
 from lowgrad.codegen.region import Region
-from lowgrad.codegen.rows import (
-    RowsWriter,
-    Space,
-    Tile2,
-    accumulated_in,
-    partial_of,
-    rows,
-    space_of,
-    tile_of,
-    with_partials,
-)
+from lowgrad.codegen.rows import rows
+from lowgrad.codegen.rowspace import Space, Tile2, space_of, tile_of
+from lowgrad.codegen.rowswriter import RowsWriter
 from lowgrad.codegen.tiling import Tiling, ceil_div
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Node, Value
@@ -42,7 +35,7 @@ def reductions(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
     tile = tile_of(space, tiling)
     is_narrow = min(space.rows, space.cols) < 2
     if tile.is_looped or not space.is_row_major or is_narrow or not by_row.outputs:
-        return (*rows(by_row, tiling), *rows(by_column, tiling))
+        return (*rows(by_row, tiling), *rows(by_column, tiling, "column_pieces"))
     return _together(region, by_row, by_column, sums, _Pieces.of(space, tile, tiling), tiling)
 
 
@@ -105,7 +98,7 @@ def _together(
     tiling: Tiling,
 ) -> tuple[Kernel, ...]:
     shape = (pieces.count, pieces.space.cols)
-    partials = tuple(partial_of(n, f"pieces{i}_ptr", shape) for i, n in enumerate(sums))
+    partials = tuple(partial_of(n, f"columns{i}_ptr", shape) for i, n in enumerate(sums))
     wanted = (*(v for v, _ in by_row.outputs), *(n.output for n in sums))
     first = replace(region, nodes=tuple(needed(region.nodes, wanted)), outputs=by_row.outputs)
     rest = with_partials(by_column, sums, partials, dim=0)
@@ -124,7 +117,7 @@ class _Writer(RowsWriter):
         self.pieces, self.sums = pieces, sums
         super().__init__(region, pieces.space, pieces.tile, partials)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.is_2d, self.programs, self.piece = True, self.pieces.count, as_index(0)
         self.pid = self.body.program_id(self.programs)
 

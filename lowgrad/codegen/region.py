@@ -88,6 +88,7 @@ CONSTANTS = (
     "BLOCK",
     "ROWS",
     "COLS",
+    "PIECES",
     "SOURCES",
     "BLOCK_M",
     "BLOCK_N",

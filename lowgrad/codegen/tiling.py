@@ -40,7 +40,8 @@ class Tiling:
     """Sizes in elements; blocks are powers of two.
 
     flat: lanes of a pointwise program.
-    row: the longest row that is held at once; longer ones are looped over.
+    row: the longest row that is held at once, if 4 bytes a column are read; longer ones are looped
+    over.
     tile: elements of a program that reduces several short rows, or columns.
     scan: the longest piece of a line that is scanned at once.
     split: a reduction to few results takes two launches if each is of more elements than this.
@@ -53,7 +54,7 @@ class Tiling:
     """
 
     flat: int = 1024
-    row: int = 16384
+    row: int = 32768
     tile: int = 2048
     scan: int = 1024
     split: int = 16384
@@ -81,9 +82,11 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def warps_for(elements: int) -> int:
-    """How many warps a program of so many elements gets: 16 elements a lane, then up to 32."""
-    few = power_of_2(elements // 512) if elements < 4096 else power_of_2(elements // 1024)
-    return min(max(few, 1), 16)
+    """How many warps a program of so many elements gets: 16 elements a lane, above 8192 more.
+
+    16 warps at most: each of 32 has too few registers for two arrays of 16384 elements.
+    """
+    return min(max(power_of_2(elements // 512), 1), 16)
 
 
 def dot_tiling(m: int, n: int, k: int, dtype: DType, tiling: Tiling) -> DotTiling:

@@ -24,7 +24,7 @@ from lowgrad.passes.partition import Partition
 # Beyond this a kernel gains nothing from growing, and merging stays linear in the graph's size.
 MAX_MEMBERS = 256
 # With fewer rows than this, each longer than that, a row does not stay on the chip and most of the
-# chip has no row: such reductions only reduce.
+# chip has no row: such reductions only reduce, but for rows that lie in memory one after the other.
 MIN_ROWS = 32
 MAX_ROW = 8192
 
@@ -45,7 +45,8 @@ class Summary:
     @property
     def is_tall(self) -> bool:
         """Whether few programs would each go through many elements, for no reuse of a short row."""
-        return 0 <= self.rows < MIN_ROWS and self.numel > MAX_ROW * self.rows
+        few = 0 <= self.rows < MIN_ROWS and self.numel > MAX_ROW * self.rows
+        return few and (0 in self.dims or self.dims[-1:] != (len(self.space) - 1,))
 
 
 class Grouping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from lowgrad.codegen.columns import reductions
@@ -41,6 +42,7 @@ KINDS = {
 SCATTERS = frozenset(("index_add", "scatter_add", "scatter"))
 
 
+@lru_cache(maxsize=4096)
 def lower(node: Node, tiling: Tiling = DEFAULT) -> tuple[Kernel, ...]:
     """The kernels that compute `node`, to be launched in order.
 
@@ -48,6 +50,7 @@ def lower(node: Node, tiling: Tiling = DEFAULT) -> tuple[Kernel, ...]:
     a reduction too large for one launch; the partial results in between are a scratch param.
     None for a row loop that is launched chunk by chunk (`launches`).
     Raises CompileError if the node has no kernel.
+    Kept, since the memory plan, the launches and the executable all ask for the same nodes.
     """
     if is_free(node):
         return ()

@@ -20,7 +20,7 @@ from lowgrad.report.layout import Layout, place
 from lowgrad.runtime.memory import Buffer, Plan
 
 # The lines of a pass's differences that are shown.
-MOST_LINES = 3000
+MOST_LINES = 250
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 AROUND = 2
+# Longer lines are cut: a step's head names all its inputs.
+LONGEST = 240
 
 
 class Line(NamedTuple):
@@ -30,14 +32,18 @@ def side_by_side(old: Sequence[str], new: Sequence[str]) -> Iterator[Line]:
         for tag, i1, i2, j1, j2 in group:
             if tag == "equal":
                 for i, j in zip(range(i1, i2), range(j1, j2), strict=True):
-                    yield Line("same", i + 1, old[i], j + 1, new[j])
+                    yield Line("same", i + 1, _cut(old[i]), j + 1, _cut(new[j]))
                 continue
             for k in range(max(i2 - i1, j2 - j1)):
                 left, right = i1 + k < i2, j1 + k < j2
                 yield Line(
                     "changed",
                     i1 + k + 1 if left else None,
-                    old[i1 + k] if left else "",
+                    _cut(old[i1 + k]) if left else "",
                     j1 + k + 1 if right else None,
-                    new[j1 + k] if right else "",
+                    _cut(new[j1 + k]) if right else "",
                 )
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"

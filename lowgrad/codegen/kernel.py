@@ -186,6 +186,14 @@ class Half:
 
 
 @dataclass(frozen=True, slots=True)
+class Transpose:
+    """name = the tile `value` with its two axes exchanged."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class CumSum:
     """name = the running sums of `value` along tile axis `axis`."""
 
@@ -206,7 +214,7 @@ class Update:
 class Loop:
     """The body, for `name` from 0 to stop in steps, or to `limit` where that is less.
 
-    start: what is begun with, if not 0.  flat: whether the loop that it holds is to be joined with
+    start: what is begun with, if not 0; 0 where it is negative.  flat: whether the loop that it holds is to be joined with
     it, so that copies for the next turn begin before this one ends.
     """
 
@@ -241,6 +249,7 @@ Statement = (
     | Reduce
     | Dot
     | Half
+    | Transpose
     | CumSum
     | Update
     | Loop

@@ -24,6 +24,7 @@ from lowgrad.codegen.kernel import (
     Statement,
     Store,
     Test,
+    Transpose,
     Update,
     When,
     defined,
@@ -123,8 +124,10 @@ class _Printer:
             stop = str(statement.stop)
             if statement.limit is not None:
                 stop = f"min({stop}, {statement.limit})"
-            start = statement.start if statement.start is not None else 0
-            is_plain = statement.step == "1" and start == 0
+            start = "0" if statement.start is None else str(statement.start)
+            if statement.start is not None and statement.start.bounds[0] < 0:
+                start = f"max(0, {start})"
+            is_plain = statement.step == "1" and start == "0"
             steps = stop if is_plain else f"{start}, {stop}, {statement.step}"
             ranged = f"tl.range({steps}, flatten=True)" if statement.flat else f"range({steps})"
             yield f"for {statement.name} in {ranged}:"
@@ -150,6 +153,7 @@ class _Printer:
             Reduce: self._reduce,
             CumSum: lambda s: f"tl.cumsum({s.value}, axis={s.axis})",
             Half: self._half,
+            Transpose: self._transpose,
         }
         return printers[type(statement)](statement)
 
@@ -202,6 +206,10 @@ class _Printer:
     def _half(self, s: Half) -> str:
         self.dtypes[s.name] = self.dtypes[s.value]
         return f"_half({s.value}, {s.which})"
+
+    def _transpose(self, s: Transpose) -> str:
+        self.dtypes[s.name] = self.dtypes[s.value]
+        return f"tl.trans({s.value})"
 
     # --- Reductions ---
 
@@ -360,7 +368,7 @@ def _use_counts(body: tuple[Statement, ...]) -> dict[str, int]:
         read: tuple[Arg, ...] = ()
         if isinstance(s, Let):
             read = s.args
-        elif isinstance(s, Update | Store | Reduce | CumSum | Half | Broadcast):
+        elif isinstance(s, Update | Store | Reduce | CumSum | Half | Transpose | Broadcast):
             read = (s.value,)
         elif isinstance(s, Dot):
             read = (s.a, s.b)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lowgrad.codegen.kernel import Kernel, Param
+from lowgrad.codegen.operands import accumulated
 from lowgrad.codegen.region import Region, region_of
 from lowgrad.codegen.stream_program import StreamProgram
 from lowgrad.codegen.streamed import DoesNotFit, Streamed, levels, shape_of
@@ -60,23 +61,49 @@ def _kernels(node: Node, shape: Streamed, tiling: Tiling) -> tuple[Kernel, ...]:
 def _handed_over(region: Region, shape: Streamed, wanted: Iterable[Value]) -> list[Param]:
     """What the second kernel needs of the first: values for each row that sums over columns make.
 
-    Those that are outputs of the loop anyway are read from there.
+    Those that are outputs of the loop anyway are read from there. If there are two kernels, the
+    first one also leaves operands that it computes of rows (queries times a scale), so that the
+    second need not compute them once for each block of columns.
     """
     level = levels(region.nodes, shape, 0)
     outputs = {own for own, _ in region.outputs}
-    producers = region.producers
-    found: dict[Value, Param] = {}
+    needed: dict[Value, bool] = {}
     seen: set[Value] = set()
     todo = list(wanted)
     while todo:
         value = todo.pop()
-        if value in seen or value not in producers:
+        node = region.producers.get(value)
+        if value in seen or node is None:
             continue
         seen.add(value)
+        is_of_rows = shape.lies(value, 0) and not shape.lies(value, 1)
         if level[value] and not shape.lies(value, 1):
-            if shape.lies(value, 0) and value not in outputs:
-                name = f"kept{len(found)}_ptr"
-                found[value] = Param(name, value.type, "scratch", value)
+            if is_of_rows and value not in outputs:
+                needed[value] = True
             continue
-        todo += producers[value].inputs
-    return list(found.values())
+        if node.op.family == "contraction":
+            for v in node.inputs:
+                is_own = shape.lies(v, 0) and not shape.lies(v, 1) and v not in outputs
+                if is_own and _is_computed(v, region):
+                    needed.setdefault(v, False)
+                    seen.add(v)
+        todo += node.inputs
+    has_first = any(needed.values()) or any(shape.lies(v, 0) for v in outputs)
+    kept = [v for v, is_sum in needed.items() if is_sum or has_first]
+    return [_kept(value, number) for number, value in enumerate(kept)]
+
+
+def _kept(value: Value, number: int) -> Param:
+    # A number for each row stays as it was computed; what is wider is an operand of products.
+    is_number = value.type.shape[-1] == 1
+    dtype = accumulated(value.type.dtype) if is_number else value.type.dtype
+    return Param(f"kept{number}_ptr", value.type.with_dtype(dtype), "scratch", value)
+
+
+def _is_computed(value: Value, region: Region) -> bool:
+    """Whether `value` is more than an input seen through views."""
+    node = region.producers.get(value)
+    while node is not None and node.op.family == "view" and len(node.inputs) == 1:
+        (value,) = node.inputs
+        node = region.producers.get(value)
+    return node is not None and value not in region.inputs

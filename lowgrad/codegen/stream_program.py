@@ -7,6 +7,7 @@ blocks in which, by their position alone, nothing counts (`positions.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from lowgrad.codegen.kernel import Bound, Kernel, Param
@@ -64,17 +65,36 @@ class StreamProgram:
         t.own = t.lanes(t.names[0], t.size, self.block * tile.m, "BLOCK_M", 0)
         for node in self.needed:
             self._prepare(node)
+        later = self._after({v for targets in passes for n in targets for v in n.outputs})
+        # What is only for the next kernel takes no registers during the passes.
+        early = [p.value for p in self.scratch if p.value not in later]
+        self._store(v for v, _ in self.region.outputs if v in early)
         for targets in passes:
             self._pass(targets)
-        for value, param in self.region.outputs:
-            at = t.place(value, t.own, None)
-            flat = flatten(at, param.type.shape)
-            body.store(param.name, flat, self.reader.tile(value, at), body.masks_of(flat))
+        self._store(v for v, _ in self.region.outputs if v not in early)
         suffix = "" if self.axis == 0 else "_by_columns"
         made = self.region.kernel(
             body, t.constants, programs, tile.num_warps, tile.num_stages, self.scratch, suffix
         )
         return replace(made, flops=t.flops)
+
+    def _store(self, values: Iterable[Value]) -> None:
+        """Write outputs to where they belong."""
+        wanted = set(values)
+        for value, param in self.region.outputs:
+            if value in wanted:
+                at = self.tiles.place(value, self.tiles.own, None)
+                flat = flatten(at, param.type.shape)
+                masks = self.body.masks_of(flat)
+                self.body.store(param.name, flat, self.reader.tile(value, at), masks)
+
+    def _after(self, sums: set[Value]) -> set[Value]:
+        """The values that depend on `sums`, and these."""
+        found = set(sums)
+        for node in self.needed:
+            if not found.isdisjoint(node.inputs):
+                found.update(node.outputs)
+        return found
 
     def _products(self) -> list[Node]:
         """The products that this kernel makes; each has a side that a program holds."""

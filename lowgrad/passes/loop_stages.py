@@ -206,13 +206,18 @@ def with_loops(facts: Facts, loops: Loops, chunk: int) -> Graph:
     region = loops.region
     added: list[Node] = []
     renamed: dict[Value, Value] = {}
-    for stage in loops.stages:
-        node = _loop(facts, region, stage, chunk)
+    handed: dict[Value, Value] = {}
+    for number, stage in enumerate(loops.stages):
+        later = {v for other in loops.stages[number + 1 :] for v, _ in other.inputs}
+        made = _loop(facts, region, stage, chunk, later)
+        node = _reading(made, handed)
         added.append(node)
         for old, new in zip(stage.outputs, node.outputs, strict=True):
             if new.type == old.type:
                 renamed[old] = new
                 continue
+            if not isinstance(_made_along(region, stage, old), str):
+                handed[old] = new
             cast = Node(
                 REGISTRY["cast"],
                 (new,),
@@ -229,7 +234,7 @@ def with_loops(facts: Facts, loops: Loops, chunk: int) -> Graph:
     return facts.graph.with_nodes(needed(_sorted(nodes), outputs), renamed)
 
 
-def _loop(facts: Facts, region: Region, stage: Stage, chunk: int) -> Node:
+def _loop(facts: Facts, region: Region, stage: Stage, chunk: int, later: set[Value]) -> Node:
     made: dict[Value, Value] = {}
     nodes: list[Node] = []
     anew = {p: found for p in stage.inputs if (found := _anew(facts, region, p)) is not None}
@@ -261,12 +266,26 @@ def _loop(facts: Facts, region: Region, stage: Stage, chunk: int) -> Node:
         "steps": region.steps,
         "chunk": chunk,
     }
+    wide = [i for i, v in enumerate(stage.outputs) if v in later and _is_statistic(region, v)]
+    if wide:
+        attrs["wide"] = tuple(wide)
     op = REGISTRY["rows"]
     types = op.infer(*(v.type for v, _ in ports), **attrs)
     assert isinstance(types, tuple), "a loop's outputs are a tuple"
     outputs = tuple(Value(t, v.hint) for t, v in zip(types, stage.outputs, strict=True))
     seed = next((n for n in stage.nodes if region.seed in n.outputs), stage.nodes[0])
     return Node(op, tuple(v for v, _ in ports), attrs, outputs, seed.loc)
+
+
+def _is_statistic(region: Region, value: Value) -> bool:
+    """Whether 16-bit floats say something of each row, such as a softmax's largest score.
+
+    Rounded to 16 bits it would be off by more than what it is compared with in the next loop.
+    """
+    dim = region.wide[region.seed]
+    others = [n for d, n in enumerate(region.seed.type.shape) if d != dim]
+    is_small = value.type.numel * others[-1] <= region.seed.type.numel
+    return value.type.dtype.is_low_precision and is_small
 
 
 def _anew(facts: Facts, region: Region, port: Port) -> list[tuple[Node, int | None]] | None:

@@ -203,6 +203,11 @@ class CumSum:
 
 
 @dataclass(frozen=True, slots=True)
+class Barrier:
+    """All threads of the program wait for each other; no value depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """Give the existing name `name` the value `value`: what a loop carries."""
 
@@ -214,8 +219,8 @@ class Update:
 class Loop:
     """The body, for `name` from 0 to stop in steps, or to `limit` where that is less.
 
-    start: what is begun with, if not 0; 0 where it is negative.  flat: whether the loop that it holds is to be joined with
-    it, so that copies for the next turn begin before this one ends.
+    start: what is begun with, if not 0; 0 where it is negative.  flat: whether the loop that it
+    holds is to be joined with it, so that copies for the next turn begin before this one ends.
     """
 
     name: str
@@ -251,6 +256,7 @@ Statement = (
     | Half
     | Transpose
     | CumSum
+    | Barrier
     | Update
     | Loop
     | When
@@ -320,6 +326,6 @@ def walk(body: tuple[Statement, ...] | list[Statement]) -> Iterator[Statement]:
 
 def defined(statement: Statement) -> str:
     """The name that a statement defines; "" if none."""
-    if isinstance(statement, Store | Dot | When | Update):
+    if isinstance(statement, Store | Dot | When | Update | Barrier):
         return ""
     return statement.name

@@ -45,16 +45,16 @@ def _kernels(node: Node, shape: Streamed, tiling: Tiling) -> tuple[Kernel, ...]:
         if rows == columns:
             raise DoesNotFit("an output lies along both the rows and the columns, or neither")
         (by_rows if rows else by_columns).append((own, param))
-    scratch = _handed_over(region, shape, [own for own, _ in by_columns])
+    scratch = tuple(_handed_over(region, shape, [own for own, _ in by_columns]))
     kernels = []
     stored = (*by_rows, *((p.value, p) for p in scratch))
     if stored:
         first = replace(region, outputs=stored)
-        kernels.append(StreamProgram(first, shape, 0, tiling, tuple(scratch)).kernel())
+        kernels.append(StreamProgram(first, shape, 0, tiling, scratch).kernel())
     if by_columns:
-        known = {**region.inputs, **dict(by_rows), **{p.value: p for p in scratch}}
+        known = {**region.inputs, **dict(stored)}
         second = replace(region, inputs=known, outputs=tuple(by_columns))
-        kernels.append(StreamProgram(second, shape, 1, tiling, tuple(scratch)).kernel())
+        kernels.append(StreamProgram(second, shape, 1, tiling, scratch).kernel())
     return tuple(kernels)
 
 
@@ -94,10 +94,14 @@ def _handed_over(region: Region, shape: Streamed, wanted: Iterable[Value]) -> li
 
 
 def _kept(value: Value, number: int) -> Param:
-    # A number for each row stays as it was computed; what is wider is an operand of products.
-    is_number = value.type.shape[-1] == 1
-    dtype = accumulated(value.type.dtype) if is_number else value.type.dtype
+    # A number for each row stays as it was computed; operands are rounded as products take them.
+    dtype = accumulated(value.type.dtype) if _is_number(value) else value.type.dtype
     return Param(f"kept{number}_ptr", value.type.with_dtype(dtype), "scratch", value)
+
+
+def _is_number(value: Value) -> bool:
+    """Whether it is one number for each row, and no operand of products."""
+    return value.type.shape[-1] == 1
 
 
 def _is_computed(value: Value, region: Region) -> bool:

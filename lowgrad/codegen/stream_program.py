@@ -1,4 +1,4 @@
-"""One streaming kernel: its programs own a block of one axis and go through the other, pass by pass.
+"""One streaming kernel: programs own a block of one axis and go through the other, pass by pass.
 
 Each sum along the other axis that depends on another one takes one more pass. A pass leaves out the
 blocks in which, by their position alone, nothing counts (`positions.py`).
@@ -181,6 +181,7 @@ class StreamProgram:
             across = t.lanes(t.names[1], t.other, begin, "BLOCK_N", 1)
             down = t.lanes(f"{t.names[1]}_down", t.other, begin, "BLOCK_N", 0)
             scores = [n.output for n in self.needed if t.is_score(n)]
+            t.follows_score = False
             for node in self.needed:
                 if t.is_score(node):
                     self.reader.given[node.output] = t.score(node, across, down)
@@ -204,8 +205,9 @@ class StreamProgram:
                 elements.append((node, node.inputs[i], t.place(node.inputs[i], own, other)))
 
         def is_nothing() -> bool:
-            known = [(node, self.positions.known(v, at)) for node, v, at in elements]
-            return all([adds_nothing(t, node, x) for node, x in known])
+            # All are asked, whatever the first says: each may meet conditions of its own.
+            found = [adds_nothing(t, n, self.positions.known(v, at)) for n, v, at in elements]
+            return all(found)
 
         return span(self.positions, is_nothing, Symbol(OWN, t.size), Symbol(OTHER, t.other))
 

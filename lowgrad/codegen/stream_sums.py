@@ -99,6 +99,7 @@ def _add_product(t: StreamTiles, node: Node, total: Tile, across: Index, down: I
     weights = t.operand(node, ours, t.own, across)
     rest = t.operand(node, 1 - ours, None, down)
     t.dot(node, total, weights, rest)
+    t.follows_score = False
 
 
 def _add_reduced(t: StreamTiles, node: Node, total: Tile, across: Index) -> None:

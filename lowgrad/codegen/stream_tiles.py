@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 
 from lowgrad.codegen.body import Body
-from lowgrad.codegen.kernel import Dot, Transpose
+from lowgrad.codegen.kernel import Barrier, Dot, Transpose
 from lowgrad.codegen.operands import Operands, accumulated
 from lowgrad.codegen.reader import At
 from lowgrad.codegen.region import Region
@@ -48,7 +48,9 @@ class StreamTiles:
         self.flops = 0
         # The part of the other axis that the loop being written goes through, of 1.
         self.part = 1.0
-        self._features: dict[tuple[int, int], Index] = {}
+        # Whether the last product in the loop being written is a score.
+        self.follows_score = False
+        self._features: dict[int, Index] = {}
 
     # --- Lanes and places ---
 
@@ -64,9 +66,9 @@ class StreamTiles:
             raise DoesNotFit(f"an inner size of {size}")
         constant = f"BLOCK_D{size}"
         self.constants.setdefault(constant, max(NARROWEST, power_of_2(size)))
-        if (size, 1) not in self._features:
-            self._features[size, 1] = self.lanes(f"inner{size}", size, as_index(0), constant, 1)
-        return self._features[size, 1], constant
+        if size not in self._features:
+            self._features[size] = self.lanes(f"inner{size}", size, as_index(0), constant, 1)
+        return self._features[size], constant
 
     def feature(self, value: Value) -> tuple[Index, str]:
         """The lanes along the dim of `value` that lies along neither axis."""
@@ -148,12 +150,17 @@ class StreamTiles:
             if flatten(at, value.type.shape) != expected:
                 raise DoesNotFit("a score is read in another order than it is made")
             ours, theirs = self.sides(node)
-            x = self.operand(node, ours, self.own, None)
-            y = self.transposed(self.operand(node, theirs, None, down))
             self.body.wish, self.body.loc = "", node.loc
             dtype = accumulated(value.type.dtype)
             acc = self.body.fill(0.0, dtype, ("BLOCK_M", "BLOCK_N"), name="scores")
+            if self.follows_score and not node.inputs[0].type.dtype.is_low_precision:
+                # FMA reads its operands as it goes, unless the compiler mixes two products: then
+                # it holds both products' in registers at once.
+                self.body.add(Barrier())
+            x = self.operand(node, ours, self.own, None)
+            y = self.transposed(self.operand(node, theirs, None, down))
             self.dot(node, acc, x, y)
+            self.follows_score = True
             return Tile(self.body, acc.name, value.type.dtype)
 
         return read

@@ -34,9 +34,9 @@ class Rows(Op):
     for outputs of which a piece makes a partial result; 16-bit floats are summed in float32, and
     come out so.
 
-    wide: the positions of put-together outputs that come out as float32, too: 16-bit floats that the
-    next loop goes on with, unrounded if this one has them so. Any input may be of float32 where the
-    body has 16 bits.
+    wide: the positions of put-together outputs that come out as float32, too: 16-bit floats that
+    the next loop goes on with, unrounded if this one has them so. Any input may be of float32 where
+    the body has 16 bits.
 
     pieces: what runs, once known: a chunk's graph for each size of piece (`passes/chunks.py`).
     """

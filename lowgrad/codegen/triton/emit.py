@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from lowgrad.codegen.kernel import (
     Assign,
+    Barrier,
     Bound,
     Broadcast,
     CumSum,
@@ -123,10 +124,10 @@ class _Printer:
         elif isinstance(statement, Loop):
             stop = str(statement.stop)
             if statement.limit is not None:
-                stop = f"min({stop}, {statement.limit})"
+                stop = f"{self._builtin('min')}({stop}, {statement.limit})"
             start = "0" if statement.start is None else str(statement.start)
             if statement.start is not None and statement.start.bounds[0] < 0:
-                start = f"max(0, {start})"
+                start = f"{self._builtin('max')}(0, {start})"
             is_plain = statement.step == "1" and start == "0"
             steps = stop if is_plain else f"{start}, {stop}, {statement.step}"
             ranged = f"tl.range({steps}, flatten=True)" if statement.flat else f"range({steps})"
@@ -137,8 +138,15 @@ class _Printer:
             yield f"{statement.name} = {statement.value}"
         elif isinstance(statement, Dot):
             yield _dot(statement)
+        elif isinstance(statement, Barrier):
+            yield "tl.debug_barrier()"
         else:
             yield f"{statement.name} = {self._value(statement)}"
+
+    def _builtin(self, name: str) -> str:
+        """The function `name`, which a value of the kernel may be called as well."""
+        is_taken = any(defined(s) == name for s in walk(self.kernel.body))
+        return f"_{name}_of" if is_taken else name
 
     def _value(self, statement: Statement) -> str:
         printers: dict[type, Callable[..., str]] = {

@@ -16,7 +16,6 @@ from lowgrad.ir.slicing import Axis, Slicing, same_dim
 from lowgrad.ir.tile import Tile
 from lowgrad.ir.types import DTYPES, DType, TensorType, bool_
 
-
 # What is known of an element before a kernel runs: its number, an integer as an index expression,
 # or nothing.
 Known = bool | int | float | Index | None
@@ -71,7 +70,9 @@ class Pointwise(Op):
         """
         if any(a is None or isinstance(a, Index) for a in args):
             return None
-        number: bool | int | float = np.asarray(self.evaluate(*map(np.asarray, args), **attrs)).item()
+        number: bool | int | float = np.asarray(
+            self.evaluate(*map(np.asarray, args), **attrs)
+        ).item()
         return number
 
 

@@ -289,9 +289,9 @@ class Cast(Pointwise):
     def emit(self, x: Tile, *, dtype: DType) -> Tile:
         return tile.cast(x, dtype)
 
-    def known(self, *args: Known, dtype: DType, **attrs: Any) -> Known:
+    def known(self, *args: Known, **attrs: Any) -> Known:
         (x,) = args
-        return x if isinstance(x, Index) else super().known(x, dtype=dtype)
+        return x if isinstance(x, Index) else super().known(x, **attrs)
 
 
 class StopGradient(Pointwise):

@@ -103,7 +103,7 @@ def _shared_bytes(block: Block, products: Sequence[Node], widest: int, kind: str
     others = max(2, (len(products) + 1) // 2)
     scores = len(products) // 2
     copies = block.stages if kind in ("wgmma", "tcgen05") else block.stages - 1
-    own = scores if len(products) < 3 else 2
+    own = 0 if kind == "mfma" else scores if len(products) < 3 else 2
     return 2 * (block.m * width * own + block.n * width * others * copies + block.m * block.n)
 
 

@@ -153,12 +153,12 @@ class StreamTiles:
             self.body.wish, self.body.loc = "", node.loc
             dtype = accumulated(value.type.dtype)
             acc = self.body.fill(0.0, dtype, ("BLOCK_M", "BLOCK_N"), name="scores")
+            x = self.operand(node, ours, self.own, None)
+            y = self.transposed(self.operand(node, theirs, None, down))
             if self.follows_score and not node.inputs[0].type.dtype.is_low_precision:
                 # FMA reads its operands as it goes, unless the compiler mixes two products: then
                 # it holds both products' in registers at once.
                 self.body.add(Barrier())
-            x = self.operand(node, ours, self.own, None)
-            y = self.transposed(self.operand(node, theirs, None, down))
             self.dot(node, acc, x, y)
             self.follows_score = True
             return Tile(self.body, acc.name, value.type.dtype)

@@ -54,10 +54,9 @@ FMA = {
 }
 
 
-def stream_tiling(
-    products: Sequence[Node], shape: Streamed, axis: int, tiling: Tiling
-) -> DotTiling:
-    """The blocks of the own axis (m) and the other one (n) for the products of one kernel."""
+def stream_tiling(nodes: Sequence[Node], shape: Streamed, axis: int, tiling: Tiling) -> DotTiling:
+    """The blocks of the own axis (m) and the other one (n) for the nodes of one kernel."""
+    products = [n for n in nodes if n.op.family == "contraction"]
     sizes = shape.sizes[axis], shape.sizes[1 - axis]
     if not products:
         return DotTiling(64, 64, 0, "dot", 4, 1)
@@ -77,6 +76,11 @@ def stream_tiling(
             block = block._replace(m=min(block.m, 32), n=min(block.n, 32))
         while _shared_bytes(block, products, widest, kind) > most_bytes:
             block = block._replace(m=max(block.m // 2, 16), n=max(block.n // 2, 16))
+    # Random numbers are mixed in registers, for all scores at once; lanes that a head or the last
+    # block does not fill take masks and zeros.
+    is_ragged = widest != power_of_2(widest) or any(n % 64 for n in sizes)
+    if is_ragged or any(n.op.family == "random" for n in nodes):
+        block = block._replace(n=max(block.n // 2, 16))
     m, n = (
         min(own, max(16, power_of_2(size)))
         for own, size in zip((block.m, block.n), sizes, strict=True)

@@ -14,7 +14,7 @@ from lowgrad.codegen.kernel import Bound, Kernel, Param
 from lowgrad.codegen.positions import Positions, Span, span
 from lowgrad.codegen.reader import At, Pulled
 from lowgrad.codegen.region import Region
-from lowgrad.codegen.stream_blocks import stream_tiling
+from lowgrad.codegen.stream_blocks import inner_size, stream_tiling
 from lowgrad.codegen.stream_sums import add_block, adds_nothing, finished, inner_sum, start, summed
 from lowgrad.codegen.stream_tiles import WIDEST, StreamTiles
 from lowgrad.codegen.streamed import DoesNotFit, Streamed, is_inner, levels
@@ -52,7 +52,8 @@ class StreamProgram:
         """The kernel: which block, the passes over the other axis, stores."""
         t, body = self.tiles, self.body
         passes = self._passes()
-        tile = stream_tiling(self._products(), self.shape, self.axis, self.tiling)
+        self._require_fit()
+        tile = stream_tiling(self.needed, self.shape, self.axis, self.tiling)
         t.dots.fn, t.precision = tile.fn, self.tiling.precision
         t.constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n}
         self.block_size, self.step = tile.m, tile.n
@@ -96,15 +97,11 @@ class StreamProgram:
                 found.update(node.outputs)
         return found
 
-    def _products(self) -> list[Node]:
-        """The products that this kernel makes; each has a side that a program holds."""
-        products = [n for n in self.needed if n.op.family == "contraction"]
-        for node in products:
-            *_, m, k = node.inputs[0].type.shape
-            n = node.output.type.shape[-1]
-            if min(m, n, k) > WIDEST:
-                raise DoesNotFit(f"a product of {m} x {k} x {n} has no side that a program holds")
-        return products
+    def _require_fit(self) -> None:
+        """Raise DoesNotFit unless each product has a side that a program holds."""
+        for node in self.needed:
+            if node.op.family == "contraction" and inner_size(node) > WIDEST:
+                raise DoesNotFit(f"no side of {node} is held by a program")
 
     # --- Which sums in which pass ---
 

@@ -95,12 +95,29 @@ def test_they_compile(name, target):
     assert all(cross_compile_kernels(kernels, target))
 
 
-def test_blocks_of_16_bits_fit_in_registers():
-    kernels = [x.kernel for x in launches(traced(causal, 256, 64, lowgrad.bfloat16))]
+@pytest.mark.parametrize(
+    ("target", "width", "dtype", "name"),
+    [
+        ("cuda:80", 128, lowgrad.bfloat16, "causal"),
+        ("cuda:90", 64, lowgrad.bfloat16, "causal"),
+        ("cuda:90", 128, lowgrad.float16, "causal"),
+        ("cuda:90", 256, lowgrad.bfloat16, "causal"),
+        ("cuda:90", 64, lowgrad.bfloat16, "dropped"),
+        ("cuda:90", 128, lowgrad.float32, "causal"),
+        ("cuda:100", 128, lowgrad.bfloat16, "causal"),
+        ("hip:gfx942", 64, lowgrad.bfloat16, "causal"),
+    ],
+)
+def test_blocks_fit_in_registers(target, width, dtype, name):
+    graph = traced(VARIANTS[name], 2048, width, dtype)
+    kernels = [x.kernel for x in launches(graph, Tiling(target=target))]
     loops = [k for k in kernels if k.node.op.name == "rows"]
 
     assert len(loops) == 3
-    assert [b.spill_bytes for b in cross_compile_kernels(loops, "cuda:90")] == [0, 0, 0]
+    for binary in cross_compile_kernels(loops, target):
+        assert binary.spill_bytes == 0
+        if target == "cuda:90" and dtype is not lowgrad.float32:
+            assert "wgmma" in binary.asm
 
 
 @pytest.mark.parametrize("name", ["plain", "causal", "dropped"])

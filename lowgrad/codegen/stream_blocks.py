@@ -49,6 +49,8 @@ SIXTEEN_BITS: dict[str, dict[int, tuple[Block, Block, Block]]] = {
 }
 # f32 is made without tensor cores, from registers: larger blocks, or fewer warps, spill.
 FMA = {
+    32: Block(32, 32, 8, 1),
+    64: Block(32, 16, 8, 1),
     128: Block(32, 32, 8, 1),
     256: Block(32, 16, 8, 1),
 }

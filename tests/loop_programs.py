@@ -118,6 +118,8 @@ def arrays_for(graph: Graph) -> list[Array]:
     return [
         np.asarray(rng.normal(size=v.type.shape)).astype(v.type.dtype.numpy)
         if v.type.dtype.is_floating_point
-        else rng.integers(0, 4, v.type.shape, v.type.dtype.numpy)
+        else rng.integers(0, 2 if v.type.dtype is lowgrad.bool else 4, v.type.shape).astype(
+            v.type.dtype.numpy
+        )
         for v in graph.inputs
     ]

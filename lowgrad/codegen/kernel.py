@@ -186,12 +186,25 @@ class Half:
 
 
 @dataclass(frozen=True, slots=True)
+class Transpose:
+    """name = the tile `value` with its two axes exchanged."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class CumSum:
     """name = the running sums of `value` along tile axis `axis`."""
 
     name: str
     value: str
     axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """All threads of the program wait for each other; no value depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +219,8 @@ class Update:
 class Loop:
     """The body, for `name` from 0 to stop in steps, or to `limit` where that is less.
 
-    start: what is begun with, if not 0.  flat: whether the loop that it holds is to be joined with
-    it, so that copies for the next turn begin before this one ends.
+    start: what is begun with, if not 0; 0 where it is negative.  flat: whether the loop that it
+    holds is to be joined with it, so that copies for the next turn begin before this one ends.
     """
 
     name: str
@@ -241,7 +254,9 @@ Statement = (
     | Reduce
     | Dot
     | Half
+    | Transpose
     | CumSum
+    | Barrier
     | Update
     | Loop
     | When
@@ -311,6 +326,6 @@ def walk(body: tuple[Statement, ...] | list[Statement]) -> Iterator[Statement]:
 
 def defined(statement: Statement) -> str:
     """The name that a statement defines; "" if none."""
-    if isinstance(statement, Store | Dot | When | Update):
+    if isinstance(statement, Store | Dot | When | Update | Barrier):
         return ""
     return statement.name

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from lowgrad.errors import ShapeError
 from lowgrad.ir.graph import Graph, Value
 from lowgrad.ir.interpret import interpret
-from lowgrad.ir.op import Array, Op, register
+from lowgrad.ir.op import Array, Op, register, rounded
 from lowgrad.ir.types import DType, TensorType, float32
 from lowgrad.ops.create import Number
 from lowgrad.ops.reduction import Reduction, all_, any_, max_, min_, prod, sum_
@@ -34,6 +34,10 @@ class Rows(Op):
     for outputs of which a piece makes a partial result; 16-bit floats are summed in float32, and
     come out so.
 
+    wide: the positions of put-together outputs that come out as float32, too: 16-bit floats that
+    the next loop goes on with, unrounded if this one has them so. Any input may be of float32 where
+    the body has 16 bits.
+
     pieces: what runs, once known: a chunk's graph for each size of piece (`passes/chunks.py`).
     """
 
@@ -52,9 +56,12 @@ class Rows(Op):
         dims: tuple[Dim, ...],
         steps: int,
         chunk: int,
+        wide: tuple[int, ...] = (),
         pieces: tuple[Graph, ...] = (),
     ) -> tuple[TensorType, ...]:
-        if types != tuple(v.type for v in body.inputs):
+        pairs = zip(types, body.inputs, strict=False)
+        fit = all(t in (v.type, accumulator_type(v.type)) for t, v in pairs)
+        if len(types) != len(body.inputs) or not fit:
             raise ShapeError(f"rows: the body takes {body.inputs}, not {types}")
         if not 1 <= chunk <= steps:
             raise ShapeError(f"rows: chunks of {chunk} of {steps} steps")
@@ -65,11 +72,13 @@ class Rows(Op):
         if any(along[v] is None for v in body.outputs):
             raise ShapeError("rows: an output is whole in every piece; it belongs before the loop")
         return tuple(
-            accumulator_type(v.type) if isinstance(along[v], str) else v.type for v in body.outputs
+            accumulator_type(v.type) if isinstance(along[v], str) or i in wide else v.type
+            for i, v in enumerate(body.outputs)
         )
 
     def evaluate(self, *arrays: Array, body: Graph, **attrs: Any) -> tuple[Array, ...]:
-        return interpret(body, *arrays)
+        inputs = (rounded(a, v.type) for a, v in zip(arrays, body.inputs, strict=True))
+        return interpret(body, *inputs)
 
 
 def dims_of(body: Graph, dims: tuple[Dim, ...]) -> dict[Value, Dim]:

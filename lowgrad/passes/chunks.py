@@ -83,6 +83,8 @@ class _Piece:
     def __init__(self, node: Node, taken: int) -> None:
         self.body: Graph = node.attrs["body"]
         self.dims = dims_of(self.body, node.attrs["dims"])
+        self.given = [v.type.dtype for v in node.inputs]
+        self.wide: tuple[int, ...] = node.attrs.get("wide", ())
         self.steps: int = node.attrs["steps"]
         self.taken = taken
         self.builder = Builder()
@@ -90,8 +92,10 @@ class _Piece:
         self._start: Tracer | None = None
 
     def graph(self) -> Graph:
-        for value in self.body.inputs:
-            self.made[value] = self.builder.input(self._type(value), value.hint)
+        for value, dtype in zip(self.body.inputs, self.given, strict=True):
+            given = self.builder.input(self._type(value).with_dtype(dtype), value.hint)
+            own = value.type.dtype
+            self.made[value] = given if dtype is own else given.call("cast", dtype=own)
         sums = [v for v in self.body.outputs if isinstance(self.dims[v], str)]
         before = {v: self.builder.input(accumulator_type(v.type), v.hint) for v in sums}
         for node in self.body.nodes:
@@ -103,8 +107,16 @@ class _Piece:
                 aliases[position] = self.builder.inputs.index(before[value].value)
                 outputs.append(self._combined(value, before[value]))
             else:
-                outputs.append(self.made[value])
+                outputs.append(self._put_together(position, value))
         return self.builder.graph(tuple(t.value for t in outputs), aliases, "piece")
+
+    def _put_together(self, position: int, value: Value) -> Tracer:
+        piece = self.made[value]
+        dtype = accumulator_type(value.type).dtype
+        if position not in self.wide or piece.dtype is dtype:
+            return piece
+        wide: Tracer = piece.call("cast", dtype=dtype)
+        return wide
 
     def _type(self, value: Value) -> TensorType:
         return sliced_type(value.type, self.dims[value], self.steps, self.taken)

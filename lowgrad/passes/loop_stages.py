@@ -13,11 +13,15 @@ from typing import Any
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.op import REGISTRY
+from lowgrad.ir.slicing import Place
 from lowgrad.ir.walk import needed
 from lowgrad.ops.rows import Dim, accumulator_type
-from lowgrad.passes.loop_region import Facts, Region
+from lowgrad.passes.loop_region import Facts, Region, slicing_of
 
 Port = tuple[Value, "int | None"]
+
+# Constants that take more nodes than this are read, not made in a loop.
+MOST_ANEW = 32
 
 
 @dataclass(frozen=True)
@@ -202,13 +206,18 @@ def with_loops(facts: Facts, loops: Loops, chunk: int) -> Graph:
     region = loops.region
     added: list[Node] = []
     renamed: dict[Value, Value] = {}
-    for stage in loops.stages:
-        node = _loop(region, stage, chunk)
+    handed: dict[Value, Value] = {}
+    for number, stage in enumerate(loops.stages):
+        later = {v for other in loops.stages[number + 1 :] for v, _ in other.inputs}
+        made = _loop(facts, region, stage, chunk, later)
+        node = _reading(made, handed)
         added.append(node)
         for old, new in zip(stage.outputs, node.outputs, strict=True):
             if new.type == old.type:
                 renamed[old] = new
                 continue
+            if not isinstance(_made_along(region, stage, old), str):
+                handed[old] = new
             cast = Node(
                 REGISTRY["cast"],
                 (new,),
@@ -225,21 +234,31 @@ def with_loops(facts: Facts, loops: Loops, chunk: int) -> Graph:
     return facts.graph.with_nodes(needed(_sorted(nodes), outputs), renamed)
 
 
-def _loop(region: Region, stage: Stage, chunk: int) -> Node:
-    inside: dict[Port, Value] = {p: Value(p[0].type, p[0].hint) for p in stage.inputs}
+def _loop(facts: Facts, region: Region, stage: Stage, chunk: int, later: set[Value]) -> Node:
     made: dict[Value, Value] = {}
     nodes: list[Node] = []
-    dims: list[Dim] = [dim for _, dim in stage.inputs]
+    anew = {p: found for p in stage.inputs if (found := _anew(facts, region, p)) is not None}
+    ports = tuple(p for p in stage.inputs if p not in anew)
+    inside: dict[Port, Value] = {p: Value(p[0].type, p[0].hint) for p in ports}
+    dims: list[Dim] = [dim for _, dim in ports]
+    for port, found in anew.items():
+        nodes += [node for node, _ in found]
+        dims += [dim for _, dim in found]
+        inside[port] = nodes[-1].output
     for node in stage.nodes:
         slicing = region.slicing[node]
-        ports = zip(node.inputs, slicing.ins, strict=True)
-        inputs = tuple([inside[p] if p in inside else made[p[0]] for p in ports])
+        read = zip(node.inputs, slicing.ins, strict=True)
+        inputs = tuple([inside[p] if p in inside else made[p[0]] for p in read])
         outputs = tuple([Value(v.type, v.hint) for v in node.outputs])
         made.update(zip(node.outputs, outputs, strict=True))
         nodes.append(Node(node.op, inputs, node.attrs, outputs, node.loc))
         dims += slicing.outs
     body = Graph(
-        tuple(inside.values()), tuple(nodes), tuple(made[v] for v in stage.outputs), {}, "loop"
+        tuple(inside[p] for p in ports),
+        tuple(nodes),
+        tuple(made[v] for v in stage.outputs),
+        {},
+        "loop",
     )
     attrs: dict[str, Any] = {
         "body": body,
@@ -247,12 +266,54 @@ def _loop(region: Region, stage: Stage, chunk: int) -> Node:
         "steps": region.steps,
         "chunk": chunk,
     }
+    wide = [i for i, v in enumerate(stage.outputs) if v in later and _is_statistic(region, v)]
+    if wide:
+        attrs["wide"] = tuple(wide)
     op = REGISTRY["rows"]
-    types = op.infer(*(v.type for v, _ in stage.inputs), **attrs)
+    types = op.infer(*(v.type for v, _ in ports), **attrs)
     assert isinstance(types, tuple), "a loop's outputs are a tuple"
     outputs = tuple(Value(t, v.hint) for t, v in zip(types, stage.outputs, strict=True))
     seed = next((n for n in stage.nodes if region.seed in n.outputs), stage.nodes[0])
-    return Node(op, tuple(v for v, _ in stage.inputs), attrs, outputs, seed.loc)
+    return Node(op, tuple(v for v, _ in ports), attrs, outputs, seed.loc)
+
+
+def _is_statistic(region: Region, value: Value) -> bool:
+    """Whether 16-bit floats say something of each row, such as a softmax's largest score.
+
+    Rounded to 16 bits it would be off by more than what it is compared with in the next loop.
+    """
+    dim = region.wide[region.seed]
+    others = [n for d, n in enumerate(region.seed.type.shape) if d != dim]
+    is_small = value.type.numel * others[-1] <= region.seed.type.numel
+    return value.type.dtype.is_low_precision and is_small
+
+
+def _anew(facts: Facts, region: Region, port: Port) -> list[tuple[Node, int | None]] | None:
+    """Nodes that make a constant that a loop reads, and the dim each is sliced along.
+
+    The positions of a square mask's rows are those of its columns, one value that two places want
+    sliced in two ways. Made in the loop, they cost nothing, and kernels see what they are.
+    """
+    value, dim = port
+    maker = facts.maker.get(value)
+    if value not in facts.constant or maker is None or len(maker.outputs) != 1:
+        return None
+    ins: tuple[int | None, ...] = (None,) * len(maker.inputs)
+    if dim is not None:
+        found = slicing_of(maker, Place(True, 0, dim), region.steps)
+        if found is None:
+            return None
+        ins = found.ins
+    nodes: list[tuple[Node, int | None]] = []
+    inputs = []
+    for inner in zip(maker.inputs, ins, strict=True):
+        before = _anew(facts, region, inner)
+        if before is None or len(nodes) + len(before) > MOST_ANEW:
+            return None
+        nodes += before
+        inputs.append(before[-1][0].output)
+    made = Value(value.type, value.hint)
+    return [*nodes, (Node(maker.op, tuple(inputs), maker.attrs, (made,), maker.loc), dim)]
 
 
 def _made_along(region: Region, stage: Stage, value: Value) -> int | str | None:

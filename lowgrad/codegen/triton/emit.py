@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from lowgrad.codegen.kernel import (
     Assign,
+    Barrier,
     Bound,
     Broadcast,
     CumSum,
@@ -24,6 +25,7 @@ from lowgrad.codegen.kernel import (
     Statement,
     Store,
     Test,
+    Transpose,
     Update,
     When,
     defined,
@@ -126,9 +128,11 @@ class _Printer:
         elif isinstance(statement, Loop):
             stop = str(statement.stop)
             if statement.limit is not None:
-                stop = f"min({stop}, {statement.limit})"
-            start = statement.start if statement.start is not None else 0
-            is_plain = statement.step == "1" and start == 0
+                stop = f"{self._builtin('min')}({stop}, {statement.limit})"
+            start = "0" if statement.start is None else str(statement.start)
+            if statement.start is not None and statement.start.bounds[0] < 0:
+                start = f"{self._builtin('max')}(0, {start})"
+            is_plain = statement.step == "1" and start == "0"
             steps = stop if is_plain else f"{start}, {stop}, {statement.step}"
             ranged = f"tl.range({steps}, flatten=True)" if statement.flat else f"range({steps})"
             yield f"for {statement.name} in {ranged}:"
@@ -138,8 +142,15 @@ class _Printer:
             yield f"{statement.name} = {statement.value}"
         elif isinstance(statement, Dot):
             yield _dot(statement)
+        elif isinstance(statement, Barrier):
+            yield "tl.debug_barrier()"
         else:
             yield f"{statement.name} = {self._value(statement)}"
+
+    def _builtin(self, name: str) -> str:
+        """The function `name`, which a value of the kernel may be called as well."""
+        is_taken = any(defined(s) == name for s in walk(self.kernel.body))
+        return f"_{name}_of" if is_taken else name
 
     def _value(self, statement: Statement) -> str:
         printers: dict[type, Callable[..., str]] = {
@@ -154,6 +165,7 @@ class _Printer:
             Reduce: self._reduce,
             CumSum: lambda s: f"tl.cumsum({s.value}, axis={s.axis})",
             Half: self._half,
+            Transpose: self._transpose,
         }
         return printers[type(statement)](statement)
 
@@ -206,6 +218,10 @@ class _Printer:
     def _half(self, s: Half) -> str:
         self.dtypes[s.name] = self.dtypes[s.value]
         return f"_half({s.value}, {s.which})"
+
+    def _transpose(self, s: Transpose) -> str:
+        self.dtypes[s.name] = self.dtypes[s.value]
+        return f"tl.trans({s.value})"
 
     # --- Reductions ---
 
@@ -364,7 +380,7 @@ def _use_counts(body: tuple[Statement, ...]) -> dict[str, int]:
         read: tuple[Arg, ...] = ()
         if isinstance(s, Let):
             read = s.args
-        elif isinstance(s, Update | Store | Reduce | CumSum | Half | Broadcast):
+        elif isinstance(s, Update | Store | Reduce | CumSum | Half | Transpose | Broadcast):
             read = (s.value,)
         elif isinstance(s, Dot):
             read = (s.a, s.b)

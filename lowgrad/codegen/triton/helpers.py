@@ -33,6 +33,18 @@ def _min(x, axis: tl.constexpr, keep_dims: tl.constexpr = False):
 )
 _helper(
     """
+def _min_of(x, y):
+    return min(x, y)
+"""
+)
+_helper(
+    """
+def _max_of(x, y):
+    return max(x, y)
+"""
+)
+_helper(
+    """
 def _half(x, which: tl.constexpr):
     # Of a product's sums a thread has both halves in registers: this moves nothing.
     halves = tl.reshape(x, [x.shape[0], 2, x.shape[1] // 2])

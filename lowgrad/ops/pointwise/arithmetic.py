@@ -8,8 +8,18 @@ import numpy as np
 
 from lowgrad.errors import ArgumentError
 from lowgrad.ir.build import Tracer
+from lowgrad.ir.index import Index
 from lowgrad.ir.op import Array, register
-from lowgrad.ops.pointwise.base import FLOATS, Pointwise, Step, ToInteger, where, zeros_like
+from lowgrad.ops.pointwise.base import (
+    FLOATS,
+    Known,
+    Pointwise,
+    Step,
+    ToInteger,
+    is_infinite,
+    where,
+    zeros_like,
+)
 
 
 class Neg(Pointwise):
@@ -23,6 +33,10 @@ class Neg(Pointwise):
 
     def vjp(self, g: Tracer, out: Tracer, x: Tracer) -> tuple[Tracer]:
         return (-g,)
+
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        (x,) = args
+        return x * -1 if isinstance(x, Index) else super().known(x)
 
 
 class Abs(Pointwise):
@@ -88,6 +102,12 @@ class Add(Pointwise):
     def vjp(self, g: Tracer, out: Tracer, a: Tracer, b: Tracer) -> tuple[Tracer, Tracer]:
         return g, g
 
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        a, b = args
+        if isinstance(a, Index | int) and isinstance(b, Index | int):
+            return a + b
+        return _the_infinite(a, b) if None in args else super().known(a, b)
+
 
 class Sub(Pointwise):
     """a - b, of numbers."""
@@ -102,6 +122,14 @@ class Sub(Pointwise):
     def vjp(self, g: Tracer, out: Tracer, a: Tracer, b: Tracer) -> tuple[Tracer, Tracer]:
         return g, -g
 
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        a, b = args
+        if isinstance(a, Index | int) and isinstance(b, Index | int):
+            return a - b
+        if None in args:
+            return _the_infinite(a, -b if isinstance(b, float) else None)
+        return super().known(a, b)
+
 
 class Mul(Pointwise):
     """a b, of numbers; not of bools, whose product is `logical_and`."""
@@ -115,6 +143,15 @@ class Mul(Pointwise):
 
     def vjp(self, g: Tracer, out: Tracer, a: Tracer, b: Tracer) -> tuple[Tracer, Tracer]:
         return g * b, g * a
+
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        a, b = args
+        if isinstance(a, Index) and isinstance(b, int):
+            return a * b
+        if isinstance(b, Index) and isinstance(a, int):
+            return b * a
+        is_nothing = None in args and any(isinstance(x, int | float) and x == 0 for x in args)
+        return 0 if is_nothing else super().known(a, b)
 
 
 class Div(Pointwise):
@@ -131,6 +168,11 @@ class Div(Pointwise):
     def vjp(self, g: Tracer, out: Tracer, a: Tracer, b: Tracer) -> tuple[Tracer, Tracer]:
         share = g / b
         return share, -(share * out)
+
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        a, b = args
+        is_nothing = b is None and isinstance(a, int | float) and a == 0
+        return 0.0 if is_nothing else super().known(a, b)
 
 
 class FloorDiv(Pointwise):
@@ -239,6 +281,11 @@ def shares(
     share = where(a.equals(b), g * 0.5, g)
     zero = zeros_like(g)
     return where(a_loses, zero, share), where(b_loses, zero, share)
+
+
+def _the_infinite(a: Known, b: Known) -> Known:
+    """What a + b is, of which one is known at most: infinite, if that one is."""
+    return next((x for x in (a, b) if is_infinite(x)), None)
 
 
 neg = register(Neg())

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
 
 from lowgrad.errors import ArgumentError, DTypeError, ShapeError
 from lowgrad.ir import tile
 from lowgrad.ir.build import Tracer
+from lowgrad.ir.index import Index
 from lowgrad.ir.op import Op
 from lowgrad.ir.slicing import Axis, Slicing, same_dim
 from lowgrad.ir.tile import Tile
 from lowgrad.ir.types import DTYPES, DType, TensorType, bool_
+
+# What is known of an element before a kernel runs: its number, an integer as an index expression,
+# or nothing.
+Known = bool | int | float | Index | None
 
 
 class Domain(NamedTuple):
@@ -55,6 +63,18 @@ class Pointwise(Op):
     def slicing(self, axis: Axis, **attrs: Any) -> Slicing | None:
         return same_dim(axis)
 
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        """The result, if it follows from what is known of the operands.
+
+        None, of an operand, is some finite number at which the op's result is finite too.
+        """
+        if any(a is None or isinstance(a, Index) for a in args):
+            return None
+        number: bool | int | float = np.asarray(
+            self.evaluate(*map(np.asarray, args), **attrs)
+        ).item()
+        return number
+
 
 class Predicate(Pointwise):
     """An op whose result is bool, or integers only: nothing flows back through it."""
@@ -75,6 +95,16 @@ class ToInteger(Step):
 
     def emit(self, x: Tile) -> Tile:
         return tile.call(self.name, x) if x.dtype.is_floating_point else x
+
+
+def is_whole(x: Known) -> bool:
+    """Whether `x` is an integer, known as a number or as an index expression."""
+    return isinstance(x, Index | int) and not isinstance(x, bool)
+
+
+def is_infinite(x: Known) -> bool:
+    """Whether `x` is known to be an infinity."""
+    return isinstance(x, float) and math.isinf(x)
 
 
 def check_same(name: str, first: TensorType, other: TensorType) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lowgrad.errors import ArgumentError, DTypeError, ShapeError
 from lowgrad.ir import tile
 from lowgrad.ir.build import Tracer
+from lowgrad.ir.index import Index, as_index
 from lowgrad.ir.op import Array, register
 from lowgrad.ir.tile import Tile
 from lowgrad.ir.types import DType, TensorType, bool_
@@ -16,29 +17,51 @@ from lowgrad.ops.pointwise.base import (
     ANYTHING,
     BOOLS,
     INTEGERS,
+    Known,
     Pointwise,
     Predicate,
     check_same,
+    is_infinite,
+    is_whole,
     where,
     zeros_like,
 )
 
 
 class Comparison(Predicate):
-    """Two operands of any dtype to bool. NaN differs from everything and is not ordered."""
+    """Two operands of any dtype to bool. NaN differs from everything and is not ordered.
+
+    within: (low, high) if a op b, of integers, is low <= a - b < high; None is no limit.
+    """
 
     arity = 2
     domain = ANYTHING
     result = bool_
+    within: ClassVar[tuple[int | None, int | None] | None] = None
+
+    def difference(self, a: Known, b: Known) -> Index | None:
+        """The a - b that `within` is about, if it is known and depends on a place."""
+        if self.within is None or not (is_whole(a) and is_whole(b)):
+            return None
+        assert isinstance(a, Index | int), "an integer is one of these"
+        assert isinstance(b, Index | int), "an integer is one of these"
+        found = as_index(a - b)
+        return None if found.is_constant else found
 
 
 class Eq(Comparison):
     """a == b; false if either is NaN."""
 
     name = "eq"
+    within = (0, 1)
 
     def evaluate(self, a: Array, b: Array) -> Any:
         return np.equal(a, b)
+
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        if None in args and any(map(is_infinite, args)):
+            return False  # what is not known is finite
+        return super().known(*args)
 
 
 class Ne(Comparison):
@@ -49,11 +72,17 @@ class Ne(Comparison):
     def evaluate(self, a: Array, b: Array) -> Any:
         return np.not_equal(a, b)
 
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        if None in args and any(map(is_infinite, args)):
+            return True  # what is not known is finite
+        return super().known(*args)
+
 
 class Lt(Comparison):
     """a < b; false if either is NaN."""
 
     name = "lt"
+    within = (None, 0)
 
     def evaluate(self, a: Array, b: Array) -> Any:
         with np.errstate(invalid="ignore"):
@@ -64,6 +93,7 @@ class Le(Comparison):
     """a <= b; false if either is NaN."""
 
     name = "le"
+    within = (None, 1)
 
     def evaluate(self, a: Array, b: Array) -> Any:
         with np.errstate(invalid="ignore"):
@@ -74,6 +104,7 @@ class Gt(Comparison):
     """a > b; false if either is NaN."""
 
     name = "gt"
+    within = (1, None)
 
     def evaluate(self, a: Array, b: Array) -> Any:
         with np.errstate(invalid="ignore"):
@@ -84,6 +115,7 @@ class Ge(Comparison):
     """a >= b; false if either is NaN."""
 
     name = "ge"
+    within = (0, None)
 
     def evaluate(self, a: Array, b: Array) -> Any:
         with np.errstate(invalid="ignore"):
@@ -125,6 +157,9 @@ class LogicalAnd(Predicate):
     def evaluate(self, a: Array, b: Array) -> Any:
         return np.logical_and(a, b)
 
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        return False if False in args else super().known(*args)
+
 
 class LogicalOr(Predicate):
     """a or b, of bools."""
@@ -136,6 +171,9 @@ class LogicalOr(Predicate):
 
     def evaluate(self, a: Array, b: Array) -> Any:
         return np.logical_or(a, b)
+
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        return True if True in args else super().known(*args)
 
 
 class LogicalXor(Predicate):
@@ -219,6 +257,12 @@ class Where(Pointwise):
     def emit(self, condition: Tile, a: Tile, b: Tile) -> Tile:
         return tile.where(condition, a, b)
 
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        condition, a, b = args
+        if condition is None:
+            return a if a == b else None
+        return a if condition else b
+
 
 class Cast(Pointwise):
     """x as `dtype`, from any to any. Always a rounding point, inside a fused region too.
@@ -245,6 +289,10 @@ class Cast(Pointwise):
     def emit(self, x: Tile, *, dtype: DType) -> Tile:
         return tile.cast(x, dtype)
 
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        (x,) = args
+        return x if isinstance(x, Index) else super().known(x, **attrs)
+
 
 class StopGradient(Pointwise):
     """x, of any dtype, with no gradient; `simplify` removes it once autodiff is done."""
@@ -264,6 +312,9 @@ class StopGradient(Pointwise):
 
     def emit(self, x: Tile) -> Tile:
         return x
+
+    def known(self, *args: Known, **attrs: Any) -> Known:
+        return args[0]
 
 
 eq = register(Eq())

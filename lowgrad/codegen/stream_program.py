@@ -1,0 +1,244 @@
+"""One streaming kernel: programs own a block of one axis and go through the other, pass by pass.
+
+Each sum along the other axis that depends on another one takes one more pass. A pass leaves out the
+blocks in which, by their position alone, nothing counts (`positions.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from lowgrad.codegen.kernel import Bound, Kernel, Param
+from lowgrad.codegen.positions import Positions, Span, span
+from lowgrad.codegen.reader import At, Pulled
+from lowgrad.codegen.region import Region
+from lowgrad.codegen.stream_blocks import inner_size, stream_tiling
+from lowgrad.codegen.stream_sums import add_block, adds_nothing, finished, inner_sum, start, summed
+from lowgrad.codegen.stream_tiles import WIDEST, StreamTiles
+from lowgrad.codegen.streamed import DoesNotFit, Streamed, is_inner, levels
+from lowgrad.codegen.tiling import Tiling, ceil_div
+from lowgrad.ir.graph import Node, Value
+from lowgrad.ir.index import Index, Symbol, flatten, unflatten
+from lowgrad.ir.tile import Tile
+from lowgrad.ir.types import bool_
+
+# What positions are called where no program is written yet.
+OWN, OTHER = "own", "other"
+
+
+class StreamProgram:
+    """Writes one kernel, whose programs own a block of `axis` and loop over the other one."""
+
+    def __init__(
+        self,
+        region: Region,
+        shape: Streamed,
+        axis: int,
+        tiling: Tiling,
+        scratch: tuple[Param, ...],
+    ) -> None:
+        self.region, self.shape, self.axis, self.scratch = region, shape, axis, scratch
+        self.body = region.body(scratch)
+        self.tiles = StreamTiles(region, shape, axis, self.body)
+        self.reader = self.tiles.reader
+        self.producers = region.producers
+        self.positions = Positions(self.producers, region.inputs)
+        self.needed = self._needed()
+        self.tiling = tiling
+
+    def kernel(self) -> Kernel:
+        """The kernel: which block, the passes over the other axis, stores."""
+        t, body = self.tiles, self.body
+        passes = self._passes()
+        self._require_fit()
+        tile = stream_tiling(self.needed, self.shape, self.axis, self.tiling)
+        t.dots.fn, t.precision = tile.fn, self.tiling.precision
+        t.constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n}
+        self.block_size, self.step = tile.m, tile.n
+        blocks = ceil_div(t.size, tile.m)
+        programs = math.prod(self.shape.batch) * blocks
+        pid = body.program_id(programs)
+        t.batch = unflatten(body.assign("batch", pid // blocks), self.shape.batch)
+        self.blocks = blocks
+        self.block = body.assign("block", pid % blocks)
+        t.own = t.lanes(t.names[0], t.size, self.block * tile.m, "BLOCK_M", 0)
+        for node in self.needed:
+            self._prepare(node)
+        later = self._after({v for targets in passes for n in targets for v in n.outputs})
+        # What is only for the next kernel takes no registers during the passes.
+        early = [p.value for p in self.scratch if p.value not in later]
+        self._store(v for v, _ in self.region.outputs if v in early)
+        for targets in passes:
+            self._pass(targets)
+        self._store(v for v, _ in self.region.outputs if v not in early)
+        suffix = "" if self.axis == 0 else "_by_columns"
+        made = self.region.kernel(
+            body, t.constants, programs, tile.num_warps, tile.num_stages, self.scratch, suffix
+        )
+        return replace(made, flops=t.flops)
+
+    def _store(self, values: Iterable[Value]) -> None:
+        """Write outputs to where they belong."""
+        wanted = set(values)
+        for value, param in self.region.outputs:
+            if value in wanted:
+                at = self.tiles.place(value, self.tiles.own, None)
+                flat = flatten(at, param.type.shape)
+                masks = self.body.masks_of(flat)
+                self.body.store(param.name, flat, self.reader.tile(value, at), masks)
+
+    def _after(self, sums: set[Value]) -> set[Value]:
+        """The values that depend on `sums`, and these."""
+        found = set(sums)
+        for node in self.needed:
+            if not found.isdisjoint(node.inputs):
+                found.update(node.outputs)
+        return found
+
+    def _require_fit(self) -> None:
+        """Raise DoesNotFit unless each product has a side that a program holds."""
+        for node in self.needed:
+            if node.op.family == "contraction" and inner_size(node) > WIDEST:
+                raise DoesNotFit(f"no side of {node} is held by a program")
+
+    # --- Which sums in which pass ---
+
+    def _passes(self) -> list[list[Node]]:
+        """The nodes that sum over the other axis, by pass."""
+        level = levels(self.region.nodes, self.shape, self.axis)
+        passes: dict[int, list[Node]] = {}
+        for node in self.needed:
+            if node.op.family not in ("contraction", "reduction"):
+                continue
+            if self.shape.sums(node, 1 - self.axis):
+                if not self.shape.lies(node.outputs[0], self.axis):
+                    raise DoesNotFit("a sum over both axes")
+                passes.setdefault(level[node.outputs[0]] - 1, []).append(node)
+            elif is_inner(node, self.shape, self.axis):
+                self.reader.given[node.outputs[0]] = inner_sum(self.tiles, node)
+            elif node.op.family == "reduction" or self.shape.sums(node, self.axis):
+                raise DoesNotFit(f"{node.op.name} in between sums over something else")
+        return [passes[i] for i in sorted(passes)]
+
+    def _needed(self) -> list[Node]:
+        """What the outputs depend on, in order."""
+        found: set[Node] = set()
+        todo = [value for value, _ in self.region.outputs]
+        while todo:
+            value = todo.pop()
+            node = self.producers.get(value)
+            if value in self.region.inputs or node is None or node in found:
+                continue
+            found.add(node)
+            todo += node.inputs
+        return [node for node in self.region.nodes if node in found]
+
+    def _prepare(self, node: Node) -> None:
+        """Make the lanes of inner sizes before all loops, and say what masks test."""
+        t = self.tiles
+        if t.is_score(node):
+            t.lanes_of_feature(node.inputs[0].type.shape[-1])
+        elif node.op.family == "contraction":
+            t.feature(node.output)
+        elif node.output.type.dtype is bool_ and node.op.family == "pointwise":
+            self._by_position(node)
+
+    def _by_position(self, node: Node) -> None:
+        """A comparison of positions is one of offsets, without arrays of them."""
+
+        def read(at: At) -> Pulled:
+            condition = self.positions.condition(node, at)
+            self.body.wish, self.body.loc = node.op.name, node.loc
+            if condition is None:
+                return bool(self.positions.known(node.output, at))
+            expr, low, high = condition.expr, condition.low, condition.high
+            name = self.body.test((Bound(expr, low, high),), name=node.op.name)
+            return Tile(self.body, name, bool_)
+
+        # Whether it is one follows from the graph, not from the place that is asked for.
+        at = tuple(_anywhere(f"place{i}", n) for i, n in enumerate(node.output.type.shape))
+        if self.positions.condition(node, at) is not None:
+            self.reader.given[node.output] = read
+
+    # --- One pass ---
+
+    def _pass(self, targets: list[Node]) -> None:
+        t, body = self.tiles, self.body
+        totals = [(node, start(t, node)) for node in targets]
+        self._read_before(targets)
+        part = self._span(targets)
+        first, limit = (
+            part.start(self.block, self.block_size, self.step),
+            part.limit(self.block, self.block_size),
+        )
+        t.part = self._counted(part)
+        with body.loop("start", t.other, "BLOCK_N", limit, first) as begin:
+            across = t.lanes(t.names[1], t.other, begin, "BLOCK_N", 1)
+            down = t.lanes(f"{t.names[1]}_down", t.other, begin, "BLOCK_N", 0)
+            scores = [n.output for n in self.needed if t.is_score(n)]
+            t.follows_score = False
+            for node in self.needed:
+                if t.is_score(node):
+                    self.reader.given[node.output] = t.score(node, across, down)
+            for node, total in totals:
+                add_block(t, node, total, across, down)
+        for value in scores:
+            del self.reader.given[value]
+        for node, total in totals:
+            self.reader.given[node.outputs[0]] = finished(t, node, total)
+
+    def _span(self, targets: list[Node]) -> Span:
+        """The part of the other axis where any of `targets` gets something."""
+        t = self.tiles
+        own, other = _anywhere(OWN, t.size), _anywhere(OTHER, t.other)
+        elements: list[tuple[Node, Value, At]] = []
+        for node in targets:
+            i = summed(t, node)
+            if node.op.family == "contraction":
+                elements.append((node, node.inputs[i], t.operand_place(node, i, own, other)))
+            else:
+                elements.append((node, node.inputs[i], t.place(node.inputs[i], own, other)))
+
+        def is_nothing() -> bool:
+            # All are asked, whatever the first says: each may meet conditions of its own.
+            found = [adds_nothing(t, n, self.positions.known(v, at)) for n, v, at in elements]
+            return all(found)
+
+        return span(self.positions, is_nothing, Symbol(OWN, t.size), Symbol(OTHER, t.other))
+
+    def _counted(self, part: Span) -> float:
+        """How much of all blocks' ways along the other axis is gone."""
+        t = self.tiles
+        if not part.lines:
+            return 1.0
+        return part.trips(self.blocks, self.block_size, t.other, self.step) / (
+            self.blocks * ceil_div(t.other, self.step)
+        )
+
+    def _read_before(self, targets: list[Node]) -> None:
+        """Load what does not change over the pass before its loop; inside it is then known."""
+        t = self.tiles
+        seen: set[Value] = set()
+        todo = [value for node in targets for value in node.inputs]
+        while todo:
+            value = todo.pop()
+            node = self.producers.get(value)
+            if value in seen or value in self.reader.given:
+                continue
+            seen.add(value)
+            if value in self.region.inputs or node is None:
+                continue
+            if t.is_score(node):
+                t.operand(node, t.sides(node)[0], t.own, None)
+            todo += node.inputs
+            for v in node.inputs if node.op.name == "expand" else ():
+                is_own = self.shape.lies(v, self.axis) and not self.shape.lies(v, 1 - self.axis)
+                if is_own and t.is_matrices(v.type):
+                    self.reader.value(v, t.place(v, t.own, None))
+
+
+def _anywhere(name: str, size: int) -> Index:
+    """Any place of `size`: never the constant 0, even of one."""
+    return Index(((Symbol(name, max(size, 2)), 1),), 0)

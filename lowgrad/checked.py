@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lowgrad.compare import NOISE, apart, nudged, tolerance
 from lowgrad.config import settings
 from lowgrad.errors import KernelCheckError
 from lowgrad.ir.graph import Graph, Node, Value
@@ -20,18 +21,13 @@ from lowgrad.ir.interpret import interpret
 from lowgrad.ir.interpret import run_node as reference
 from lowgrad.ir.types import TensorType, dtype_of
 from lowgrad.ir.walk import producers
-from lowgrad.nans import refuse_nan, wide
+from lowgrad.nans import refuse_nan
 from lowgrad.runtime.cuda.array import DeviceArray, download, upload
 from lowgrad.runtime.cuda.memory import to_device
 from lowgrad.runtime.cuda.streams import current_stream
 
 Array = npt.NDArray[Any]
 Run = Callable[[Sequence[Any]], list[Any]]
-
-# Of the largest element of a result, by the bytes of a float: kernels add up in another order.
-TOLERANCE = {8: 1e-10, 4: 1e-4, 2: 2e-2}
-# What a result may differ by is this many times what the smallest change of the inputs does to it.
-NOISE = 16.0
 
 
 class Checked:
@@ -92,20 +88,20 @@ class Checked:
             given = dict(zip(node.inputs, operands, strict=True))
             made = self._alone[node]([_placed(a, on_gpu) for a in given.values()])
             for position, (a, b) in enumerate(zip(made, expected, strict=True)):
-                apart = _apart(_on_host(a), b)
-                allowed = _tolerance(node.outputs[position].type)
-                if apart > allowed and apart > allowed + _noise(node, operands, position, b):
-                    self._blame(number, node, position, apart, given)
+                found = apart(_on_host(a), b)
+                allowed = tolerance(node.outputs[position].type)
+                if found > allowed and found > allowed + _noise(node, operands, position, b):
+                    self._blame(number, node, position, found, given)
             values.update(zip(node.outputs, expected, strict=True))
 
     def _blame(
-        self, number: int, node: Node, position: int, apart: float, given: dict[Value, Array]
+        self, number: int, node: Node, position: int, found: float, given: dict[Value, Array]
     ) -> None:
         value = node.outputs[position]
         saved = _saved(self.lowered.name, number, _single(node), given)
         raise KernelCheckError(
             f"call {self.calls} of {self.lowered.name}: the kernel of {_ops(node)} differs from "
-            f"the reference by {apart:.2g} of its largest element",
+            f"the reference by {found:.2g} of its largest element",
             operands=[
                 f"{value.hint or f'output {position}'}  {value.type}",
                 f"its inputs and its IR are in {saved}",
@@ -117,18 +113,18 @@ class Checked:
     def _check_results(self, before: Sequence[Array], results: Sequence[Any]) -> None:
         """Compare what the call made with the meaning of what was recorded."""
         expected = interpret(self.graph, *before)
-        changed = interpret(self.graph, *map(_nudged, before))
+        changed = interpret(self.graph, *map(nudged, before))
         made_by = producers(self.graph)
-        for value, got, want, nudged in zip(
+        for value, got, want, other in zip(
             self.graph.outputs, results, expected, changed, strict=True
         ):
-            allowed = _tolerance(value.type) + NOISE * _apart(nudged, want)
-            apart = _apart(_on_host(got), want)
-            if apart > allowed:
+            allowed = tolerance(value.type) + NOISE * apart(other, want)
+            found = apart(_on_host(got), want)
+            if found > allowed:
                 node = made_by.get(value)
                 raise KernelCheckError(
                     f"call {self.calls} of {self.graph.name}: a result differs from the reference "
-                    f"by {apart:.2g} of its largest element, each kernel alone does not: a pass or "
+                    f"by {found:.2g} of its largest element, each kernel alone does not: a pass or "
                     "the memory plan is at fault",
                     operands=[f"{value.hint or 'result'}  {value.type}"],
                     at=str(node.loc or "") if node is not None else "",
@@ -160,38 +156,9 @@ def _put_back(array: Any, before: Array) -> None:
         array[...] = before
 
 
-def _apart(got: Array, want: Array) -> float:
-    """The largest difference, as a share of the largest element; inf if one is NaN alone."""
-    x, y = wide(got), wide(want)
-    if not y.size:
-        return 0.0
-    # What is infinite or NaN in both is equal.
-    same = (x == y) | (np.isnan(x) & np.isnan(y))
-    if same.all():
-        return 0.0
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(np.where(same, 0.0, x - y)).max()
-    if not np.isfinite(difference):
-        return float("inf")
-    scale = np.abs(y[np.isfinite(y)]).max(initial=0.0)
-    return float(difference / scale) if scale else float("inf")
-
-
-def _tolerance(type_: TensorType) -> float:
-    return TOLERANCE[type_.dtype.itemsize] if type_.dtype.is_floating_point else 0.0
-
-
 def _noise(node: Node, operands: tuple[Array, ...], position: int, want: Array) -> float:
     """What rounding of the operands may do: much, where Adam divides sums that cancelled."""
-    return NOISE * _apart(reference(node, tuple(map(_nudged, operands)))[position], want)
-
-
-def _nudged(array: Array) -> Array:
-    """Floats with every other element changed by one part in 2 ** 22: what rounding does."""
-    if array.dtype != np.float32 or not array.ndim:
-        return array
-    signs = np.where(np.arange(array.size) % 2, 1.0, -1.0).reshape(array.shape)
-    return np.asarray(array * (1 + signs * 2.0**-22), np.float32)
+    return NOISE * apart(reference(node, tuple(map(nudged, operands)))[position], want)
 
 
 # --- Saying who it was ---

@@ -60,7 +60,9 @@ class History:
         self, key: Sequence[Any], labels: Sequence[str], *, call: int, ms: float, nodes: int
     ) -> Recorded:
         """Note a recording. key: its signature's parts; labels: their names."""
-        changes = min((_changes(*known, key, labels) for known in self._known), key=len, default=())
+        # Of those that are equally near, the latest.
+        every = [_changes(was, names, key, labels) for was, names in reversed(self._known)]
+        changes = min(every, key=len, default=())
         self._known.append((key, labels))
         made = Recorded(len(self.recorded) + 1, call, ms, nodes, changes)
         self.recorded.append(made)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lowgrad.compare import wide
 from lowgrad.errors import NaNError
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.interpret import run_node
@@ -91,11 +92,6 @@ def has_nan(array: Array) -> bool:
     """Whether an array of any type has a NaN."""
     is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
     return is_float and bool(np.isnan(wide(array)).any())
-
-
-def wide(array: Array) -> Array:
-    """As float64, which NumPy's functions take, bfloat16's values too."""
-    return np.asarray(array, np.float64)
 
 
 def _first(found: Array) -> list[int]:

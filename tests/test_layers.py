@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
     errors | config matmul_precision spans | logs | ir | ops | passes | runtime | codegen
-    | devices budget explain eject report nans | checked | compiler promotion generator | dump
-    | tape | dispatch
+    | devices budget explain eject report compare | nans | checked
+    | compiler promotion generator | dump | debug | tape | dispatch
     | printing | tensor | autograd
     | functional | autocasting exchange backends | signature graphop history | recording | replay
     | transforms | __init__

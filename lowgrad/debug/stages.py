@@ -1,0 +1,297 @@
+"""Checking a dump: every stage on the same inputs, and who is at fault where two differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from lowgrad.codegen.lower import is_free, lower
+from lowgrad.codegen.run import run_node as run_kernels
+from lowgrad.compare import NOISE, apart, nudged, same_bits, tolerance
+from lowgrad.debug.inputs import made_up, save, saved
+from lowgrad.debug.reduce import reduced
+from lowgrad.errors import ArgumentError, LowgradError
+from lowgrad.ir.graph import Graph, Node
+from lowgrad.ir.interpret import interpret
+from lowgrad.ir.interpret import run_node as reference
+from lowgrad.ir.text import parse
+from lowgrad.ir.walk import needed
+from lowgrad.passes.base import Pass
+from lowgrad.passes.pipeline import SIMPLIFY
+from lowgrad.passes.pipeline import lower as lowering
+from lowgrad.passes.trades import Trades
+
+Array = npt.NDArray[Any]
+# The first stage has the forward pass alone, so it has other outputs.
+FIRST = "autodiff"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One file of a dump: the graph after the pass `name`."""
+
+    name: str
+    path: Path
+    graph: Graph
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A pass whose result differs from its operand, or a node whose kernels differ from it.
+
+    graph, arrays: the smallest case that shows it. apart: by how much, of the largest element.
+    """
+
+    name: str
+    kind: str
+    graph: Graph
+    arrays: list[Array]
+    apart: float
+
+
+def stages(folder: Path) -> list[Stage]:
+    """The stages of a dump in order. Raises ArgumentError if there are none."""
+    paths = sorted(folder.glob("[0-9]*-*.ir"))
+    if not paths:
+        raise ArgumentError(f'"{folder}" holds no dump: there are no files like 01-autodiff.ir')
+    found = []
+    for path in paths:
+        name = path.stem.partition("-")[2]
+        if name != "trace":
+            found.append(Stage(name, path, parse(path.read_text(encoding="utf-8"))))
+    return found
+
+
+def passes_of(folder: Path) -> dict[str, Pass]:
+    """The passes that made a dump, by name; loops and recomputation as they were asked for."""
+    summary = folder / "summary.json"
+    held = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
+    trades = Trades(**held.get("trades", {}))
+    steps = (*SIMPLIFY, *lowering(trades, held.get("fuse", True)))
+    return {step.name: step for step in steps}
+
+
+def first_wrong_pass(folder: Path, *, seconds: float = 60.0) -> Fault | None:
+    """The first stage whose outputs differ from those of the one before, cut down; None if none.
+
+    Inputs are the dump's own (inputs.npz) if it has them, or made up, once positive, once signed.
+    """
+    found, known = stages(folder), passes_of(folder)
+    for arrays in _inputs(folder, found[0].graph):
+        before = found[0]
+        expected = interpret(before.graph, *arrays)
+        for stage in found[1:]:
+            step = known.get(stage.name)
+            worst = differs(before.graph, stage.graph, arrays, expected, is_exact(step))
+            if worst:
+                return _cut(before.graph, stage, step, arrays, worst, seconds)
+            before, expected = stage, interpret(stage.graph, *arrays)
+    return None
+
+
+def is_exact(step: Pass | None) -> bool:
+    """Whether a pass may not change a bit."""
+    return step is not None and step.exact
+
+
+def differs(
+    before: Graph, after: Graph, arrays: Sequence[Array], expected: Sequence[Array], exact: bool
+) -> float:
+    """By how much the outputs of `after` are wrong; 0 if they are not, inf if it does not run."""
+    try:
+        made = interpret(after, *arrays)
+    except (LowgradError, ValueError, IndexError):
+        return float("inf")
+    worst = 0.0
+    noisy: tuple[Array, ...] | None = None
+    for number, (got, want) in enumerate(zip(made, expected, strict=True)):
+        if same_bits(got, want):
+            continue
+        found = apart(got, want)
+        type_ = before.outputs[number].type
+        if exact and type_.dtype.is_floating_point:
+            # A sum of zeros may differ in its sign, which no bit of any use depends on.
+            worst = max(worst, found)
+            continue
+        if found <= tolerance(type_):
+            continue
+        noisy = noisy or interpret(before, *map(nudged, arrays))
+        if found > tolerance(type_) + NOISE * apart(noisy[number], want):
+            worst = max(worst, found)
+    return worst
+
+
+def _cut(
+    graph: Graph,
+    stage: Stage,
+    step: Pass | None,
+    arrays: list[Array],
+    worst: float,
+    seconds: float,
+) -> Fault:
+    """The fault in the fewest nodes; as it was, if the installed pass does not show it."""
+    if step is None:
+        return Fault(stage.name, "pass", graph, arrays, worst)
+    run = step
+
+    def shows(part: Graph, given: list[Array]) -> bool:
+        try:
+            after = run(part)
+        except Exception:  # a part may be what the pass was never meant for
+            return False
+        return differs(part, after, given, interpret(part, *given), run.exact) > 0
+
+    if not shows(graph, arrays):
+        return Fault(stage.name, "pass", graph, arrays, worst)
+    small, given = reduced(graph, arrays, shows, seconds=seconds)
+    return Fault(stage.name, "pass", small, given, worst)
+
+
+# --- Kernels ---
+
+
+def first_wrong_kernel(folder: Path, *, seconds: float = 60.0) -> Fault | None:
+    """The first node of the last stage whose kernels differ from the reference, cut down."""
+    final = stages(folder)[-1].graph
+    for arrays in _inputs(folder, final):
+        values = dict(zip(final.inputs, arrays, strict=True))
+        for node in final.nodes:
+            operands = [values[v] for v in node.inputs]
+            worst = kernel_differs(node, operands)
+            if worst:
+                small, given = _cut_kernel(node, operands, seconds)
+                return Fault(_ops(node), "kernel", small, given, worst)
+            made = reference(node, tuple(operands))
+            values.update(zip(node.outputs, made, strict=True))
+    return None
+
+
+def kernel_differs(node: Node, operands: Sequence[Array]) -> float:
+    """By how much a node's kernels, on the interpreter, are wrong; inf if they do not run."""
+    if is_free(node) or not lower(node):
+        return 0.0
+    expected = reference(node, tuple(operands))
+    try:
+        made = run_kernels(node, operands)
+    except LowgradError:
+        return float("inf")
+    worst = 0.0
+    for value, got, want in zip(node.outputs, made, expected, strict=True):
+        found = apart(got, want)
+        if found > tolerance(value.type):
+            worst = max(worst, found)
+    return worst
+
+
+def _cut_kernel(node: Node, operands: Sequence[Array], seconds: float) -> tuple[Graph, list[Array]]:
+    """The smallest part of a region's body whose kernel is still wrong, as a region of its own."""
+    alone = Graph(tuple(dict.fromkeys(node.inputs)), (node,), node.outputs, {}, "kernel")
+    given = dict(zip(node.inputs, operands, strict=True))
+    arrays = [given[v] for v in alone.inputs]
+    if node.op.name != "fused":
+        return alone, arrays
+    body: Graph = node.attrs["body"]
+
+    def region(part: Graph) -> Node:
+        return Node(node.op, part.inputs, {**node.attrs, "body": part}, part.outputs, node.loc)
+
+    def shows(part: Graph, values: list[Array]) -> bool:
+        try:
+            # The values are given as they are stored, not as wide as inside the region.
+            return kernel_differs(region(part), values) > 0
+        except Exception:  # not every part of a region is one that has a kernel
+            return False
+
+    small, values = reduced(body, list(operands), shows, seconds=seconds)
+    if not shows(small, values):
+        return alone, arrays
+    fresh = region(small)
+    return Graph(fresh.inputs, (fresh,), fresh.outputs, {}, "kernel"), values
+
+
+def size_of(graph: Graph) -> int:
+    """How many operations a case has, those in regions counted."""
+    return sum(
+        len(node.attrs["body"].nodes) if node.op.name == "fused" else 1 for node in graph.nodes
+    )
+
+
+def _ops(node: Node) -> str:
+    body = node.attrs.get("body")
+    if body is None:
+        return str(node.op.name)
+    last = needed(body.nodes, body.outputs)[-3:]
+    return "a region that ends in " + " + ".join(n.op.name for n in last)
+
+
+def _inputs(folder: Path, graph: Graph) -> list[list[Array]]:
+    own = folder / "inputs.npz"
+    if own.exists():
+        return [saved(graph, own)]
+    return [made_up(graph), made_up(graph, 1, signed=True)]
+
+
+# --- Saving what was found ---
+
+TEST = '''\
+"""{what}, cut down from a dump: run it with pytest."""
+
+from pathlib import Path
+
+from lowgrad.debug.inputs import saved
+from lowgrad.debug.stages import {check}
+from lowgrad.ir.text import parse
+
+HERE = Path(__file__).parent
+TEXT = """\\
+{text}
+"""
+
+
+def test_{name}():
+    graph = parse(TEXT)
+    arrays = saved(graph, HERE / "{npz}")
+
+    assert {check}({arguments}) == 0.0
+'''
+
+
+def save_as_test(fault: Fault, folder: Path) -> Path:
+    """Write a fault down as a test that fails until it is mended."""
+    name = "".join(c if c.isalnum() else "_" for c in fault.name)[:40].strip("_")
+    target = folder / f"test_{fault.kind}_{name}.py"
+    save(target.with_suffix(".npz"), fault.arrays)
+    if fault.kind == "pass":
+        what, check, arguments = (
+            f"The pass {fault.name} gives a wrong graph",
+            "pass_differs",
+            (f'"{fault.name}", graph, arrays'),
+        )
+    else:
+        what, check = "A kernel is wrong", "kernel_differs"
+        arguments = (
+            "graph.nodes[0], [dict(zip(graph.inputs, arrays))[v] for v in graph.nodes[0].inputs]"
+        )
+    target.write_text(
+        TEST.format(
+            what=what,
+            check=check,
+            text=str(fault.graph).replace("\\", "\\\\"),
+            name=f"{fault.kind}_{name}",
+            npz=target.with_suffix(".npz").name,
+            arguments=arguments,
+        ),
+        encoding="utf-8",
+    )
+    return target
+
+
+def pass_differs(name: str, graph: Graph, arrays: Sequence[Array]) -> float:
+    """By how much the pass called `name`, as installed, changes the outputs of `graph`."""
+    step = next(s for s in (*SIMPLIFY, *lowering(Trades())) if s.name == name)
+    return differs(graph, step(graph), arrays, interpret(graph, *arrays), step.exact)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from lowgrad.runtime.cuda.memory import Allocation
 from lowgrad.runtime.cuda.streams import current_gpu, current_stream
 
 GIB = 1 << 30
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Bench:
@@ -28,7 +31,7 @@ class Bench:
 
     is_tiny: sizes that Triton's interpreter can bear, to see that everything runs; no targets.
     limit_s: the part's time; rows that do not begin in it are told as not reached.
-    torch: a Torch, or the reason why there is none.
+    torch: a Torch, or the reason why there is none. python: the command of a fresh interpreter.
     """
 
     def __init__(
@@ -39,12 +42,14 @@ class Bench:
         is_tiny: bool = False,
         torch: Torch | str | None = None,
         clock: Clock | None = None,
+        python: Sequence[str] = (sys.executable,),
     ) -> None:
         self._emit = emit
         self.is_tiny = is_tiny
         self.end = time.monotonic() + limit_s
         self.clock = clock or Clock()
         self.device = "cuda"
+        self.python = list(python)
         self.own = library("lowgrad")
         made = _found() if torch is None else torch
         self.torch = made if isinstance(made, Torch) else None

@@ -46,7 +46,7 @@ PARTS: dict[str, Part] = {
         Part("speed.head_wide", 6, "Linear and a loss, 256,000 classes", "losses", "head_wide"),
         Part("speed.attention", 6, "Causal attention", "attention", "attention"),
         Part("speed.adamw", 3, "AdamW over 124M parameters", "updates", "adamw"),
-        Part("speed.small_steps", 4, "Whole steps of small networks", "steps", "small"),
+        Part("speed.small_steps", 4, "Whole steps of small networks", "steps", "small_steps"),
         Part("speed.gpt2", 9, "GPT-2 124M, one training step", "steps", "gpt2"),
         Part("host.step", 3, "Host time of a compiled step", "host", "step"),
         Part("host.first_call", 8, "First call of GPT-2's step", "host", "first_call"),

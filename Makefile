@@ -1,5 +1,6 @@
 # make demo    install into .venv and train a small model with fused kernels
 # make check   what CI runs: format, lint, types, tests
+# make gpu     measure on an NVIDIA GPU, 100 minutes; without one, say why not
 # make help    this list
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_STAMP := $(VENV)/.lowgrad-demo
 TEST_STAMP := $(VENV)/.lowgrad-test
 
-.PHONY: help demo test check lint format bench clean
+.PHONY: help demo test check lint format bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -40,6 +41,10 @@ format: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)
 	@$(BIN)/lowgrad bench
+
+# Slices: .venv/bin/python -m benchmarks.gpu --part NAME; --list names them.
+gpu: $(TEST_STAMP)
+	@$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 import lowgrad
 from benchmarks.gpu_parts.clock import Clock
 from benchmarks.gpu_parts.rivals import Torch, first_line
-from benchmarks.gpu_parts.row import Row
+from benchmarks.gpu_parts.row import NOT_REACHED, Row
 from benchmarks.programs import library
 from lowgrad.codegen.gpus import spec_of
 from lowgrad.errors import DeviceFault
@@ -64,7 +65,7 @@ class Bench:
         Raises DeviceFault once it is written: after it this process cannot use the GPU.
         """
         if self.left_s() < 5:
-            self._emit(Row(name, error="not reached: the part's time was over"))
+            self._emit(Row(name, error=f"{NOT_REACHED}: the part's time was over"))
             return
         try:
             self._emit(measure())
@@ -81,6 +82,7 @@ class Bench:
 
     def free(self) -> None:
         """Give back the memory that either library keeps for later."""
+        gc.collect()
         lowgrad.cuda.empty_cache()
         if self.torch is not None:
             self.torch.free()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,8 @@ class Contest:
     seeded: the last tensor is the gradient of the result. work, unit: what must be moved
     ("B") or computed ("FLOP"). liger: the same computation by Liger-Kernel, of tensors.
     compiles: whether torch.compile takes part; not where it calls the library that eager does.
+    budget: the most bytes that lowgrad may use, inputs and results included; None for no budget.
+    rivals: whether they take part.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Contest:
     dtype: str = "bfloat16"
     liger: Call | None = None
     compiles: bool = True
+    budget: int | None = None
+    rivals: bool = True
     autotune_s: float = 60.0
 
 
@@ -78,7 +81,7 @@ def contest(bench: Bench, of: Contest, *, memory: bool = False) -> Row:
                 notes[name] = _joined(notes.get(name), f"differs from eager by {off:.1g}")
         del made
     reference = None
-    _emptied(bench)
+    bench.free()
     times = bench.clock.kernels(calls)
     sides = {
         name: Side(times.get(name), taken.get(name), notes.get(name, ""))
@@ -97,7 +100,7 @@ def _agrees(off: float, dtype: str) -> Figure:
 def _sides(bench: Bench, of: Contest) -> tuple[dict[str, Call], dict[str, str]]:
     calls: dict[str, Call] = {OURS: _ours(bench, of)}
     notes: dict[str, str] = {}
-    if bench.torch is None:
+    if bench.torch is None or not of.rivals:
         return calls, notes
     wrapped = _wrapper(of)
     torch, theirs = bench.torch, bench.theirs
@@ -138,7 +141,7 @@ def _ours(bench: Bench, of: Contest) -> Call:
     def plain(*ts: Any) -> Any:
         return call(library, *ts)
 
-    step = lowgrad.compile(_wrapper(of)(plain), device=bench.device)
+    step = lowgrad.compile(_wrapper(of)(plain), device=bench.device, memory=of.budget)
     return lambda: step(*tensors)
 
 
@@ -152,7 +155,7 @@ def _tried(
 ) -> list[Any] | None:
     """The results of one call; a rival that fails is left out, and its row says why."""
     if memory:
-        _emptied(bench)
+        bench.free()
     try:
         if memory:
             made, taken[name] = measured(bench, name, calls[name])
@@ -214,11 +217,6 @@ def _between(a: Any, b: Any) -> float:
     a, b = a.detach(), b.detach()
     norm = float(b.float().norm())
     return float((a.float() - b.float()).norm()) / max(norm, 1e-15)
-
-
-def _emptied(bench: Bench) -> None:
-    gc.collect()
-    bench.free()
 
 
 def _joined(*notes: str | None) -> str:

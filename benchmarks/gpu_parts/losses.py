@@ -68,11 +68,27 @@ def _all_losses(bench: Bench, size: Head) -> None:
             return replace(row, figures=(*row.figures, *figures))
 
         bench.row(label, measure)
+    if size.is_bounded:
+        label = f"linear + cross entropy within {MOST_MIB:g} MiB, {size.rows} rows"
+        bench.row(label, lambda: _within_budget(bench, size, label))
+
+
+def _within_budget(bench: Bench, size: Head, label: str) -> Row:
+    """The usual loss once more, told that it may have no more than the target's memory."""
+    row = _measured(bench, size, label, heads.cross_entropy, None, most=int(MOST_MIB * MIB))
+    return replace(row, figures=(*row.figures, *_figures(row, size, None, is_usual=True)))
 
 
 def _measured(
-    bench: Bench, size: Head, label: str, loss: heads.HeadLoss, fast: Call | None
+    bench: Bench,
+    size: Head,
+    label: str,
+    loss: heads.HeadLoss,
+    fast: Call | None,
+    *,
+    most: int | None = None,
 ) -> Row:
+    """most: bytes that lowgrad may use above inputs and results; without rivals then."""
     hidden = bench.normal(size.rows, size.width)
     weight = bench.normal(size.classes, size.width, scale=2.0 * size.width**-0.5)
     targets = bench.classes(size.classes, size.rows)
@@ -82,8 +98,19 @@ def _measured(
 
     # The logits, and two products for the gradients; making the logits again is not counted.
     flops = 3 * 2 * size.rows * size.width * size.classes
+    # Inputs, gradients as large, a class of eight bytes for each row, the loss.
+    given = 2 * 2 * (size.rows + size.classes) * size.width + 8 * size.rows + 4
     of = Contest(
-        label, call, (hidden, weight, targets), flops, "FLOP", (0, 1), liger=fast, autotune_s=90
+        label,
+        call,
+        (hidden, weight, targets),
+        flops,
+        "FLOP",
+        (0, 1),
+        liger=fast,
+        autotune_s=90,
+        budget=None if most is None else given + most,
+        rivals=most is None,
     )
     return contest(bench, of, memory=True)
 

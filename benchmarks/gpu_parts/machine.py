@@ -74,6 +74,7 @@ def main() -> int:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "commit": _commit(),
         **measure.environment(),
+        "lowgrad": lowgrad.__version__,
     }
     for name in ("cuda-bindings", "liger-kernel"):
         environment[name] = measure.version_of(name)

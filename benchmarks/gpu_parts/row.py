@@ -5,12 +5,14 @@ A row is written as JSON the moment it is measured, so that a part that dies lat
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.figure import Figure
 
 OURS = "lowgrad"
+NOT_REACHED = "not reached"  # how the error of a row begins that there was no time for
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,15 @@ def to_json(row: Row) -> dict[str, Any]:
     made["ratio"], made["fraction"], made["verdict"] = row.ratio, row.fraction(), row.verdict
     for told, figure in zip(made["figures"], row.figures, strict=True):
         told["holds"] = figure.holds
+        if not math.isfinite(figure.value):
+            told["value"] = str(figure.value)  # JSON has no infinity
     return made
 
 
 def from_json(record: dict[str, Any]) -> Row:
     """The row that `to_json` wrote."""
     figures = tuple(
-        Figure(f["name"], f["value"], f["unit"], f["bound"], f["at_least"])
+        Figure(f["name"], float(f["value"]), f["unit"], f["bound"], f["at_least"])
         for f in record["figures"]
     )
     sides = {name: Side(**side) for name, side in record["sides"].items()}

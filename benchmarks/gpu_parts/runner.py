@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_parts.bench import ROOT
+from benchmarks.gpu_parts.row import NOT_REACHED
 
 # Seconds that a part has less than its process: to write its last row and to end.
 MARGIN_S = 15
@@ -72,7 +73,10 @@ def run(
         status, error = "timeout", f"stopped after {limit_s:.0f} s"
     elif code != 0:
         status, error = "failed", f"{_exit(code)}\n{said.strip()[-TAIL:]}"
-    return Outcome(name, status, seconds, error, read(rows), now())
+    found = read(rows)
+    if status == "done" and any(row["error"].startswith(NOT_REACHED) for row in found):
+        status, error = "timeout", "there was no time for some rows"
+    return Outcome(name, status, seconds, error, found, now())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

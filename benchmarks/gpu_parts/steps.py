@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -198,7 +197,6 @@ def _theirs(
 def _emptied(bench: Bench) -> None:
     if bench.torch is not None:
         bench.torch.top._dynamo.reset()  # compiled graphs hold their memory
-    gc.collect()
     bench.free()
 
 

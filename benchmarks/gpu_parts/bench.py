@@ -111,7 +111,7 @@ class Bench:
 
     @cached_property
     def product_rate(self) -> float:
-        """FLOP a second of cuBLAS on 8192 x 8192 x 8192 in bfloat16; the model's without PyTorch."""
+        """FLOP a second of cuBLAS on bfloat16 8192^3; without PyTorch what the model says."""
         if self.torch is None:
             return self.spec_flops
         n = 32 if self.is_tiny else 8192

@@ -39,7 +39,7 @@ def main() -> None:
             limit_s=args.seconds,
             is_tiny=True,
             torch=Torch("cpu", "eager"),
-            clock=Clock(seconds=0, warmup_s=0, flush_mib=1),
+            clock=Clock(seconds=0, warmup_s=0, flush_mib=1, rounds=1),
             python=args.python,
         )
     else:

@@ -24,11 +24,19 @@ MIB = 1 << 20
 class Clock:
     """Measures with one GPU's events.
 
-    seconds: about how long all sides of one row are timed. warmup_s: before that, for each side.
+    seconds: about how long all sides of one row are timed, and at least `rounds` times each.
+    warmup_s: before that, for each side.
     """
 
-    def __init__(self, *, seconds: float = 2.0, warmup_s: float = 0.3, flush_mib: int = 128):
-        self.seconds, self.warmup_s = seconds, warmup_s
+    def __init__(
+        self,
+        *,
+        seconds: float = 2.0,
+        warmup_s: float = 0.3,
+        flush_mib: int = 128,
+        rounds: int = 10,
+    ) -> None:
+        self.seconds, self.warmup_s, self.rounds = seconds, warmup_s, rounds
         nbytes = flush_mib * MIB
         # A copy reads and writes so much: more than twice the second-level cache of any GPU so far.
         self._source = Allocation(current_gpu(), nbytes)
@@ -38,13 +46,13 @@ class Clock:
 
     # --- One kernel, or a few: the cache is cold, the host's time is hidden ---
 
-    def kernels(self, calls: Calls, *, least_rounds: int = 10) -> dict[str, float]:
+    def kernels(self, calls: Calls) -> dict[str, float]:
         """Milliseconds of one call of each side, alone on the GPU with a cold cache."""
         ahead = {name: self._flushes_for(f) for name, f in calls.items()}
         times: dict[str, list[float]] = {name: [] for name in calls}
         end = time.perf_counter() + self.seconds
         rounds = 0
-        while rounds < least_rounds or (time.perf_counter() < end and rounds < 1000):
+        while rounds < self.rounds or (time.perf_counter() < end and rounds < 1000):
             events = {name: self._queued(f, ahead[name]) for name, f in calls.items()}
             lowgrad.cuda.synchronize()
             for name, (before, after) in events.items():
@@ -87,7 +95,7 @@ class Clock:
 
     # --- Whole steps, one after the other: the host's time counts if the GPU waits for it ---
 
-    def steps(self, calls: Calls, *, least_rounds: int = 5) -> dict[str, float]:
+    def steps(self, calls: Calls) -> dict[str, float]:
         """Milliseconds of a step of each side, in runs of several that follow each other."""
         repeats = {}
         for name, function in calls.items():
@@ -95,7 +103,8 @@ class Clock:
             repeats[name] = max(1, min(100, round(0.1 / max(_waited_s(function), 1e-6))))
         times: dict[str, list[float]] = {name: [] for name in calls}
         end = time.perf_counter() + self.seconds
-        while len(next(iter(times.values()))) < least_rounds or time.perf_counter() < end:
+        least = (self.rounds + 1) // 2
+        while len(next(iter(times.values()))) < least or time.perf_counter() < end:
             for name, function in calls.items():
                 times[name].append(_run_ms(function, repeats[name]))
         return {name: statistics.median(found) for name, found in times.items()}
@@ -119,7 +128,7 @@ class Clock:
         """Call it for a while; the least seconds in which one call returned."""
         least, end = float("inf"), time.perf_counter() + self.warmup_s
         rounds = 0
-        while rounds < 3 or (time.perf_counter() < end and rounds < 1000):
+        while rounds < min(3, self.rounds) or (time.perf_counter() < end and rounds < 1000):
             start = time.perf_counter()
             function()
             least = min(least, time.perf_counter() - start)

@@ -175,7 +175,7 @@ def losses(bench: Bench) -> None:
     Then those that a loop over rows can serve, without the memory for their logits.
     """
     _tests_on_path()
-    for name in "batches classification distributions heads regression rewards".split():
+    for name in ["batches", "classification", "distributions", "heads", "regression", "rewards"]:
         import_module(f"losses.{name}")
     corpus = import_module("losses.loss")
     known = list(corpus.LOSSES.values())
@@ -233,9 +233,7 @@ def _loss_error(bench: Bench, loss: Any, size: Any, *, is_tight: bool) -> float:
     results = ways._results(loss, size, [r if r is None else r.detach().cpu() for r in got])
     want = ways.expected(loss, size)
     assert results.keys() == want.keys(), f"{sorted(results)} is not {sorted(want)}"
-    return max(
-        _real(compare.error(results[k], want[k]) / compare.norm(want[k])) for k in want
-    )
+    return max(_real(compare.error(results[k], want[k]) / compare.norm(want[k])) for k in want)
 
 
 def _tests_on_path() -> None:

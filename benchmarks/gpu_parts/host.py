@@ -14,8 +14,8 @@ from benchmarks.figure import Figure
 from benchmarks.gpu_parts.bench import ROOT, Bench
 from benchmarks.gpu_parts.rivals import STEPS, first_line
 from benchmarks.gpu_parts.row import OURS, Row, Side
-from benchmarks.gpu_parts.training import gpt2, gpt_step, program, small
-from benchmarks.transformers import SMALL, TINY
+from benchmarks.gpu_parts.training import TINIEST, gpt2, gpt_step, program, small
+from benchmarks.transformers import SMALL
 
 MOST_US, COLD_S, WARM_S = 20.0, 30.0, 3.0
 
@@ -31,7 +31,7 @@ def step(bench: Bench) -> None:
 
         label = f"host time, {name}"
         bench.row(label, lambda label=label, build=build: _host(bench, label, build))
-    size = TINY if bench.is_tiny else SMALL
+    size = TINIEST if bench.is_tiny else SMALL
 
     def gpt(lib: Any, device: str) -> Any:
         made = gpt_step(lib, size, device)

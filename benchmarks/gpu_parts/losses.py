@@ -127,9 +127,7 @@ def _figures(row: Row, size: Head, usual_ms: float | None, *, is_usual: bool) ->
     elif usual_ms is not None:
         found.append(Figure("time / cross entropy's", ours.ms / usual_ms, "x", ARBITRARY))
     if ours.bytes is not None:
-        found.append(
-            Figure("memory above inputs and gradients", ours.bytes / MIB, "MiB", most_mib)
-        )
+        found.append(Figure("memory above inputs and gradients", ours.bytes / MIB, "MiB", most_mib))
     return found
 
 

@@ -126,7 +126,9 @@ def liger(name: str) -> Callable[..., Any] | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether either library had no memory left."""
     names = {c.__name__ for c in type(error).__mro__}
-    return bool(names & {"OutOfMemory", "OutOfMemoryError"}) or "out of memory" in str(error).lower()
+    return (
+        bool(names & {"OutOfMemory", "OutOfMemoryError"}) or "out of memory" in str(error).lower()
+    )
 
 
 def first_line(error: BaseException) -> str:

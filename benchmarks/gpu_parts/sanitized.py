@@ -1,4 +1,4 @@
-"""What compute-sanitizer watches: a few compiled steps of the tests' models, small and lowgrad's."""
+"""What compute-sanitizer watches: compiled steps of the tests' small models."""
 
 from __future__ import annotations
 

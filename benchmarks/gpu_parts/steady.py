@@ -15,7 +15,7 @@ from benchmarks.figure import Figure
 from benchmarks.gpu_parts.bench import Bench
 from benchmarks.gpu_parts.contest import nbytes, results_of
 from benchmarks.gpu_parts.row import Row
-from benchmarks.gpu_parts.training import gpt_step, program
+from benchmarks.gpu_parts.training import TINIEST, gpt_step, program
 from lowgrad.signature import walk
 
 REPLAYS, STEPS, RUNS = 10_000, 5, 3
@@ -28,7 +28,7 @@ Built = tuple[Callable[..., Any], tuple[Any, ...]]
 
 def programs(bench: Bench) -> dict[str, Callable[[], Built]]:
     """Whole steps: dense layers, a transformer in both precisions, a head in chunks, dropout."""
-    size = transformers.TINY if bench.is_tiny else transformers.SMALL
+    size = TINIEST if bench.is_tiny else transformers.SMALL
 
     def gpt(is_mixed: bool) -> Built:
         made = gpt_step(bench.own, size, bench.device, is_mixed=is_mixed)

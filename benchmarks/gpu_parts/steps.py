@@ -121,9 +121,7 @@ def _gpt2(bench: Bench, batch: int, *, is_last: bool) -> tuple[Row, bool]:
     name = f"GPT-2 124M, batch {size.batch} x {size.length}"
     tokens = size.batch * size.length
     figures = [*_agreement(sides, SAME_LOSS_BF16), *_gpt2_figures(sides, tokens)]
-    row = Row(
-        name, _sides(sides), _flops(size, tokens), "FLOP", bench.product_rate, tuple(figures)
-    )
+    row = Row(name, _sides(sides), _flops(size, tokens), "FLOP", bench.product_rate, tuple(figures))
     return row, fits
 
 

@@ -124,7 +124,7 @@ def _memory(bench: Bench, label: str, build: Callable[[], Built]) -> Row:
 
 def replays(bench: Bench) -> None:
     """The classifier's step, 10,000 times: nothing grows, and the loss stays a number."""
-    count = 20 if bench.is_tiny else REPLAYS
+    count = 10 if bench.is_tiny else REPLAYS
     label = f"classifier, {count} replays"
 
     def measure() -> Row:

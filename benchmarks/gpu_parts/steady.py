@@ -16,10 +16,11 @@ from benchmarks.gpu_parts.bench import Bench
 from benchmarks.gpu_parts.contest import nbytes, results_of
 from benchmarks.gpu_parts.row import Row
 from benchmarks.gpu_parts.training import TINIEST, gpt_step, program
+from lowgrad.recording import FromHost
 from lowgrad.signature import walk
 
 REPLAYS, STEPS, RUNS = 10_000, 5, 3
-# The host's numbers lie side by side in a buffer of their own, so many bytes each.
+# The host's numbers and keys lie side by side in a buffer of their own, so many bytes each.
 SCALAR_BYTES = 64
 MOST_HOST_GROWTH = 16 << 20  # Python's own allocator breathes
 
@@ -107,9 +108,9 @@ def _memory(bench: Bench, label: str, build: Callable[[], Built]) -> Row:
     lowgrad.cuda.synchronize()
     taken = lowgrad.cuda.max_memory_allocated() - before
     plan = compiled.plan
-    scalars = SCALAR_BYTES * sum(v.type.shape == () for v in compiled.graph.inputs)
-    # The plan's, the host's numbers, and what is not the plan's: constants and Triton's scratch.
-    over = taken - plan.arena_bytes - scalars
+    (entry,) = next(iter(run._entries.values()))
+    numbers = sum(isinstance(source, FromHost) for source in entry.recording.sources)
+    over = taken - plan.arena_bytes - SCALAR_BYTES * numbers
     figures = (
         Figure("allocated - planned", over, "B", 0),
         Figure("planned - allocated", -over, "B", 0),

@@ -64,7 +64,9 @@ def contest(bench: Bench, of: Contest, *, memory: bool = False) -> Row:
 
     memory: also the most that each takes above its inputs and results.
     """
+    ours = _ours(bench, of)
     calls, notes = _sides(bench, of)
+    calls = {OURS: ours, **calls}
     taken: dict[str, int | None] = {}
     reference, worst = None, None
     for name in [n for n in ("eager", OURS, "compile", "liger") if n in calls]:
@@ -89,8 +91,8 @@ def contest(bench: Bench, of: Contest, *, memory: bool = False) -> Row:
         if name in times or name in notes
     }
     ceiling = bench.copy_rate if of.unit == "B" else bench.product_rate
-    figures = () if worst is None else (_agrees(worst, of.dtype),)
-    return Row(of.name, sides, of.work, of.unit, ceiling, figures, bench.no_torch)
+    figures = [ours.moved(of)] if worst is None else [_agrees(worst, of.dtype), ours.moved(of)]
+    return Row(of.name, sides, of.work, of.unit, ceiling, tuple(figures), bench.no_torch)
 
 
 def _agrees(off: float, dtype: str) -> Figure:
@@ -98,7 +100,8 @@ def _agrees(off: float, dtype: str) -> Figure:
 
 
 def _sides(bench: Bench, of: Contest) -> tuple[dict[str, Call], dict[str, str]]:
-    calls: dict[str, Call] = {OURS: _ours(bench, of)}
+    """The rivals that can be made here, and why others cannot."""
+    calls: dict[str, Call] = {}
     notes: dict[str, str] = {}
     if bench.torch is None or not of.rivals:
         return calls, notes
@@ -134,15 +137,31 @@ def _wrapper(of: Contest) -> Callable[[Call], Call]:
     return lambda function: function
 
 
-def _ours(bench: Bench, of: Contest) -> Call:
+@dataclass(frozen=True)
+class _Ours:
+    """lowgrad's side: the compiled function and its tensors."""
+
+    step: Any
+    tensors: list[Any]
+
+    def __call__(self) -> Any:
+        return self.step(*self.tensors)
+
+    def moved(self, of: Contest) -> Figure:
+        """What its kernels move or compute by their own account, over what must be."""
+        cost = self.step.lower(*self.tensors).cost
+        done, what = (cost.bytes, "bytes moved") if of.unit == "B" else (cost.flops, "FLOP")
+        return Figure(f"{what} / needed", done / of.work, "x")
+
+
+def _ours(bench: Bench, of: Contest) -> _Ours:
     library, call = bench.own, of.call
-    tensors = [bench.ours(t) for t in of.tensors]
 
     def plain(*ts: Any) -> Any:
         return call(library, *ts)
 
     step = lowgrad.compile(_wrapper(of)(plain), device=bench.device, memory=of.budget)
-    return lambda: step(*tensors)
+    return _Ours(step, [bench.ours(t) for t in of.tensors])
 
 
 def _tried(

@@ -58,12 +58,12 @@ def candidates(problem: Problem, tiling: Tiling, count: int = 8) -> tuple[DotTil
     p = problem
     is_given = bool(tiling.m or tiling.n or tiling.k)
     has_dot = p.dtype is float32 or p.dtype.is_low_precision
-    portable = dot_tiling(p.m, p.n, p.k, p.dtype, tiling)
+    portable = (dot_tiling(p.m, p.n, p.k, p.dtype, tiling),)
     if spec is None or is_given or not has_dot or not p.is_aligned or not p.flops:
-        return (portable,)
+        return portable
     is_boxed = problem.is_boxed and tiling.descriptors and spec.has_descriptors
-    # None fits a product smaller than the smallest tile that is worth a model.
-    return _ranked(replace(problem, is_boxed=is_boxed), spec)[:count] or (portable,)
+    # A product of few elements has no blocks that fill a warp.
+    return _ranked(replace(problem, is_boxed=is_boxed), spec)[:count] or portable
 
 
 @lru_cache(maxsize=1024)

@@ -111,6 +111,7 @@ def test_a_part_of_correctness_meets_its_targets(bench, name):
         assert row.verdict == "met" or row.note.startswith("skipped"), row
 
 
+@pytest.mark.slow
 def test_the_hosts_time_and_the_first_call_are_figures_with_targets(bench):
     PARTS["host.step"].run(bench)
     PARTS["host.first_call"].run(bench)

@@ -6,6 +6,7 @@ row says so.
 
 from __future__ import annotations
 
+import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,8 @@ class Torch:
             last = number == len(modes) - 1
             start = time.perf_counter()
             self.top._dynamo.reset()
+            # Garbage of lowgrad's that dies while a graph is captured would spoil the capture.
+            gc.collect()
             try:
                 with limited(limit_s):
                     made = self._in_mode(function, mode)

@@ -1,6 +1,7 @@
 # make demo    install into .venv and train a small model with fused kernels
 # make check   what CI runs: format, lint, types, documentation, tests
 # make docs    build the documentation into site/
+# make gpu     measure on an NVIDIA GPU, 100 minutes; without one, say why not
 # make help    this list
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO_STAMP := $(VENV)/.lowgrad-demo
 TEST_STAMP := $(VENV)/.lowgrad-test
 
-.PHONY: help demo test check lint docs format bench clean
+.PHONY: help demo test check lint docs format bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -45,6 +46,10 @@ format: $(TEST_STAMP)
 
 bench: $(TEST_STAMP)
 	@$(BIN)/lowgrad bench
+
+# Slices: .venv/bin/python -m benchmarks.gpu --part NAME; --list names them.
+gpu: $(TEST_STAMP)
+	@$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) build dist out site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -100,11 +100,16 @@ def environment() -> dict[str, str]:
         "processor": _processor(),
     }
     for name in ("lowgrad", "numpy", "scipy", "ml_dtypes", "triton", "torch"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
+        found[name] = version_of(name)
     return found
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

@@ -46,7 +46,7 @@ def _memory(section: Section, path: Path) -> Path:
     axes.margins(x=0.12)
     axes.set_xlabel("GB besides parameters and moments")
     axes.legend(frameon=False, loc="upper right")
-    return _saved(figure, axes, section.title, path)
+    return saved(figure, axes, section.title, path)
 
 
 def _fusion(ratios: dict[str, dict[str, float]], path: Path) -> Path:
@@ -69,10 +69,10 @@ def _fusion(ratios: dict[str, dict[str, float]], path: Path) -> Path:
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.axvline(1.0, color="#444444", linewidth=1)
     axes.invert_yaxis()
-    _logarithmic(axes)
+    logarithmic(axes)
     axes.set_xlabel("unfused / fused (log scale)")
     figure.legend(frameon=False, loc="outside lower center", ncols=len(kinds))
-    return _saved(figure, axes, "What fusing saves: the unfused step over the fused one", path)
+    return saved(figure, axes, "What fusing saves: the unfused step over the fused one", path)
 
 
 def _bounds(figures: list[Figure], path: Path) -> Path:
@@ -85,9 +85,9 @@ def _bounds(figures: list[Figure], path: Path) -> Path:
     axes.axvline(1.0, color="#444444", linewidth=1)
     axes.set_yticks(rows, [f.name for f in figures], fontsize=7)
     axes.invert_yaxis()
-    _logarithmic(axes)
+    logarithmic(axes)
     axes.set_xlabel("share of the bound used (log scale); right of 1 it is missed")
-    return _saved(figure, axes, "Every figure against its bound", path)
+    return saved(figure, axes, "Every figure against its bound", path)
 
 
 def _share(f: Figure) -> float:
@@ -97,14 +97,14 @@ def _share(f: Figure) -> float:
     return max(share, least)
 
 
-def _logarithmic(axes: Any) -> None:
+def logarithmic(axes: Any) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.08)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
 
 
-def _saved(figure: Any, axes: Any, title: str, path: Path) -> Path:
+def saved(figure: Any, axes: Any, title: str, path: Path) -> Path:
     axes.set_title(title, loc="left", fontweight="bold")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", color="#E6E6E6", linewidth=0.8)

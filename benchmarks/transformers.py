@@ -92,7 +92,9 @@ def gpt_model(lib: Any, size: GptSize) -> Any:
                 self.head.weight = self.tokens.weight
 
         def forward(self, tokens: Any) -> Any:
-            x = self.tokens(tokens) + self.positions(top.arange(tokens.shape[1]))
+            x = self.tokens(tokens) + self.positions(
+                top.arange(tokens.shape[1], device=tokens.device)
+            )
             for block in self.blocks:
                 x = block(x)
             return self.head(self.norm(x))

@@ -267,16 +267,10 @@ def save_as_test(fault: Fault, folder: Path) -> Path:
     target = folder / f"test_{fault.kind}_{name}.py"
     save(target.with_suffix(".npz"), fault.arrays)
     if fault.kind == "pass":
-        what, check, arguments = (
-            f"The pass {fault.name} gives a wrong graph",
-            "pass_differs",
-            (f'"{fault.name}", graph, arrays'),
-        )
+        what, check = f"The pass {fault.name} gives a wrong graph", "pass_differs"
+        arguments = f'"{fault.name}", graph, arrays'
     else:
-        what, check = "A kernel is wrong", "kernel_differs"
-        arguments = (
-            "graph.nodes[0], [dict(zip(graph.inputs, arrays))[v] for v in graph.nodes[0].inputs]"
-        )
+        what, check, arguments = "A kernel is wrong", "kernels_differ", "graph, arrays"
     target.write_text(
         TEST.format(
             what=what,
@@ -295,3 +289,10 @@ def pass_differs(name: str, graph: Graph, arrays: Sequence[Array]) -> float:
     """By how much the pass called `name`, as installed, changes the outputs of `graph`."""
     step = next(s for s in (*SIMPLIFY, *lowering(Trades())) if s.name == name)
     return differs(graph, step(graph), arrays, interpret(graph, *arrays), step.exact)
+
+
+def kernels_differ(graph: Graph, arrays: Sequence[Array]) -> float:
+    """By how much the kernels of the graph's one node are wrong."""
+    (node,) = graph.nodes
+    given = dict(zip(graph.inputs, arrays, strict=True))
+    return kernel_differs(node, [given[v] for v in node.inputs])

@@ -263,3 +263,12 @@ def test_the_hot_loop_has_no_masks_where_blocks_divide():
     for node in (linear(8192, 768, 3072, bfloat16), gradient(8192, 768, 768, bfloat16)):
         for kernel in lower(node, Tiling(target="cuda:90")):
             assert "mask=" not in kernel.source or "tl.dot" not in kernel.source
+
+
+@pytest.mark.parametrize(("m", "n"), [(16, 16), (32, 16), (8, 24), (1, 8)])
+@pytest.mark.parametrize("target", [f"cuda:{capability}" for capability in SPECS])
+def test_a_product_too_small_for_the_model_gets_the_portable_blocks(m, n, target):
+    problem = Problem(2, m, n, 16, bfloat16)
+    tiling = replace(DEFAULT, target=target)
+
+    assert candidates(problem, tiling) == (dot_tiling(m, n, 16, bfloat16, tiling),)

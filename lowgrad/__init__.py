@@ -53,6 +53,7 @@ from lowgrad.tensor import Tensor as Tensor
 from lowgrad.tensor import device as device
 from lowgrad.transforms import TensorSpec as TensorSpec
 from lowgrad.transforms import compile as compile
+from lowgrad.version import __version__ as __version__
 
 # PyTorch's names, which shadow builtins only inside this namespace.
 dtype = _types.DType
@@ -63,7 +64,6 @@ half = float16
 long = int64
 int = int32
 
-__version__ = "0.1.0"
 
 # Last: the functions that are public now choose their precision under `autocast`.
 _functions = _autocasting.functions_of(_functional)

@@ -45,6 +45,7 @@ class Options:
 
     device: "cpu", "interpret", "cuda:0"; None, until a step is recorded, for where its tensors are.
     trades: what to trade for memory, instead of a search.
+    dump: a folder to write each recording to, LOWGRAD_DUMP's by default.
     check: compare each so many calls with the reference, 0 for none. nan: whether to refuse NaN.
     drift: record again each so many calls, 0 for never, and refuse a difference.
     """
@@ -55,6 +56,7 @@ class Options:
     fuse: bool = True
     keep_grads: bool = False
     trades: Trades | None = None
+    dump: Path | None = None
     check: int = 0
     nan: bool = False
     drift: int = 0
@@ -149,6 +151,11 @@ class Compiled:
     def graph(self) -> Graph:
         """The graph after the last pass: what is lowered and planned."""
         return self._chosen.graph
+
+    @property
+    def trades(self) -> Trades:
+        """What was traded for memory."""
+        return self._chosen.trades
 
     @property
     def plan(self) -> Plan:

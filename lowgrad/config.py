@@ -1,13 +1,14 @@
 """Settings: the one place that reads the environment.
 
-| variable          | meaning                                            | default                 |
-|-------------------|----------------------------------------------------|-------------------------|
-| LOWGRAD_DUMP      | folder for the IR after each pass and the kernels  | none: no dumps          |
-| LOWGRAD_CACHE     | folder for compiled kernels                        | $XDG_CACHE_HOME/lowgrad |
-| LOWGRAD_THREADS   | threads for NumPy kernels on the CPU               | the library's own       |
-| LOWGRAD_TRACEBACK | `short` hides lowgrad's own frames, `full` doesn't | short                   |
-| LOWGRAD_LOG       | topics to log, `record,passes,fusion,memory,cache`, or `all` | none          |
-| LOWGRAD_SYNC      | `1` waits for each GPU kernel and names what fails | 0                       |
+| variable           | meaning                                             | default               |
+|--------------------|-----------------------------------------------------|-----------------------|
+| LOWGRAD_DUMP       | folder for the IR after each pass and the kernels   | none: no dumps        |
+| LOWGRAD_DUMP_LINES | `1` writes the user's line behind each node there   | 0                     |
+| LOWGRAD_CACHE      | folder for compiled kernels                         | XDG_CACHE_HOME's      |
+| LOWGRAD_THREADS    | threads for NumPy kernels on the CPU                | the library's own     |
+| LOWGRAD_TRACEBACK  | `short` hides lowgrad's own frames, `full` doesn't  | short                 |
+| LOWGRAD_LOG        | of `record,passes,fusion,memory,cache` some, or all | none                  |
+| LOWGRAD_SYNC       | `1` waits for each GPU kernel and names what fails  | 0                     |
 
 To add a setting: a field of `Settings`, a line of `read`, a row above.
 """
@@ -45,6 +46,7 @@ class Settings:
     traceback: str
     log: tuple[str, ...] = ()
     sync: bool = False
+    dump_lines: bool = False
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -59,6 +61,7 @@ def read(environ: Mapping[str, str]) -> Settings:
         threads=_threads(environ.get("LOWGRAD_THREADS", "")),
         traceback=_choice(environ, "LOWGRAD_TRACEBACK", TRACEBACKS, default="short"),
         log=_topics(environ.get("LOWGRAD_LOG", "")),
+        dump_lines=_choice(environ, "LOWGRAD_DUMP_LINES", ("0", "1"), default="0") == "1",
         sync=_choice(environ, "LOWGRAD_SYNC", ("0", "1"), default="0") == "1",
     )
 

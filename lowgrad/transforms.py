@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from lowgrad import devices, dispatch, logs, spans
 from lowgrad.compiler import Compiled, Options
 from lowgrad.config import settings
-from lowgrad.dump import dump
+from lowgrad.dump import dump as write_dump
 from lowgrad.errors import ArgumentError, CompileError, CompileWarning, DeviceError
 from lowgrad.history import History, Recorded, first_change
 from lowgrad.ir.types import DType
@@ -52,6 +53,7 @@ def compile(
     memory: int | str | None = None,
     fuse: bool = True,
     keep_grads: bool = False,
+    dump: str | Path | None = None,
     check: bool | int = False,
     nan: str = "ignore",
     drift: int = 0,
@@ -65,6 +67,7 @@ def compile(
     memory: the most that a call may need, in bytes or as text ("2GiB"); OutOfMemory if over.
     fuse: False leaves every op a kernel of its own, for comparisons.
     keep_grads: keep `.grad` of parameters that the step itself updates.
+    dump: write the IR after each pass, the plan and the kernels of each recording to this folder.
     check: compare each call, or every `check`-th, with the reference on the same inputs, kernel by
     kernel; KernelCheckError names the first that differs. For finding faults: it is slow.
     nan: "raise" refuses a NaN in a result or in updated state: NaNError names the op and the line.
@@ -80,6 +83,7 @@ def compile(
         bytes_of(memory),
         fuse,
         keep_grads,
+        dump=None if dump is None else Path(dump),
         check=_every("check", check),
         nan=_raises(nan),
         drift=_every("drift", drift),
@@ -404,10 +408,10 @@ class CompiledFunction:
         return replace(options, device=next(iter(where), "cpu"))
 
     def _dump(self, compiled: Compiled) -> None:
-        """With LOWGRAD_DUMP set, write each new recording down."""
-        root = settings().dump_dir
+        """Write a new recording down, if that was asked for."""
+        root = self._options.dump or settings().dump_dir
         if root is not None:
-            dump(compiled, root / f"{compiled.graph.name}-{self.recordings}")
+            write_dump(compiled, root / f"{compiled.graph.name}-{self.recordings}")
 
     def _note(self, recorded: Recorded) -> None:
         """Log a recording; warn once if there are many."""

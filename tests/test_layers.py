@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "lowgrad"
 LAYERS = """
-    errors | config matmul_precision spans | logs | ir | ops | passes | runtime | codegen
+    errors version | config matmul_precision spans | logs | ir | ops | passes | runtime | codegen
     | devices budget explain eject report compare | nans | checked
     | compiler promotion generator | dump | debug | tape | dispatch
     | printing | tensor | autograd

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = ("env", "demo", "bench", "explain", "kernels", "eject", "report")
+COMMANDS = ("env", "demo", "bench", "explain", "kernels", "eject", "report", "dump")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

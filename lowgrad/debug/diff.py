@@ -18,18 +18,23 @@ from lowgrad.ir.text import graph_lines
 
 @dataclass(frozen=True)
 class Difference:
-    """What is only in the first graph, what only in the second; nodes that only carry it on."""
+    """What is only in the first graph, and what only in the second.
+
+    carried: nodes that only carry a difference on.  again: those that one graph has more often.
+    """
 
     removed: tuple[str, ...]
     added: tuple[str, ...]
     carried: int
+    again: int
     inputs: tuple[str, ...]
     outputs: tuple[int, ...]
 
     @property
     def is_empty(self) -> bool:
         """Whether the graphs compute the same from the same, node by node."""
-        return not (self.removed or self.added or self.carried or self.inputs or self.outputs)
+        found = (self.removed, self.added, self.carried, self.again, self.inputs, self.outputs)
+        return not any(found)
 
     def lines(self) -> Iterator[str]:
         """As a unified difference."""
@@ -42,6 +47,8 @@ class Difference:
         facts = [f"{len(self.removed)} removed", f"{len(self.added)} added"]
         if self.carried:
             facts.append(f"{self.carried} more that read what differs")
+        if self.again:
+            facts.append(f"{self.again} that one of them makes more often")
         if self.outputs:
             facts.append("outputs " + ", ".join(map(str, self.outputs)) + " are made otherwise")
         yield "; ".join(facts)
@@ -51,12 +58,14 @@ def difference(one: Graph, other: Graph) -> Difference:
     """What differs between two graphs."""
     keys = [_keys(graph) for graph in (one, other)]
     counts = [Counter(keys[i][n.outputs[0]] for n in g.nodes) for i, g in enumerate((one, other))]
-    removed, carried_1 = _only_in(one, keys[0], counts[1], set(keys[1].values()))
-    added, carried_2 = _only_in(other, keys[1], counts[0], set(keys[0].values()))
+    removed, *counts_1 = _only_in(one, keys[0], counts[1], set(keys[1].values()))
+    added, *counts_2 = _only_in(other, keys[1], counts[0], set(keys[0].values()))
+    carried, again = (sum(pair) for pair in zip(counts_1, counts_2, strict=True))
     outputs = [[k[v] for v in g.outputs] for k, g in zip(keys, (one, other), strict=True)]
     longest = max(map(len, outputs))
     differing = tuple(i for i in range(longest) if outputs[0][i : i + 1] != outputs[1][i : i + 1])
-    return Difference(removed, added, carried_1 + carried_2, tuple(_inputs(one, other)), differing)
+    inputs = tuple(_inputs(one, other))
+    return Difference(removed, added, carried, again, inputs, differing)
 
 
 def _inputs(one: Graph, other: Graph) -> Iterator[str]:
@@ -71,22 +80,24 @@ def _inputs(one: Graph, other: Graph) -> Iterator[str]:
 
 def _only_in(
     graph: Graph, keys: Mapping[Value, str], there: Counter[str], known: set[str]
-) -> tuple[tuple[str, ...], int]:
-    """The nodes whose value the other graph has not, and how many only read such a value."""
+) -> tuple[tuple[str, ...], int, int]:
+    """The nodes whose value the other graph has not; how many only read such, how many repeat."""
     printed = graph_lines(graph, locations=True)
     ends = [*printed.starts[1:], len(printed.lines) - 2]
     found: list[str] = []
-    carried = 0
+    carried = again = 0
     left = Counter(there)
     for node, start, end in zip(graph.nodes, printed.starts, ends, strict=True):
         key = keys[node.outputs[0]]
         if left[key]:
             left[key] -= 1
+        elif key in known:
+            again += 1
         elif all(keys[v] in known for v in node.inputs):
             found += [line[2:] for line in printed.lines[start:end]]
         else:
             carried += 1
-    return tuple(found), carried
+    return tuple(found), carried, again
 
 
 def _keys(graph: Graph) -> dict[Value, str]:

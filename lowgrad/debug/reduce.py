@@ -67,7 +67,7 @@ def reduced(
         nodes = _without_groups(nodes, outputs, holds)
         nodes, outputs = _earlier(nodes, outputs, holds)
         is_smaller = len(nodes) < before
-    return case.part(nodes, outputs)
+    return case.part(*_with_more_outputs(nodes, outputs, holds))
 
 
 def _few(outputs: list[Value], holds: Callable[[list[Value]], bool]) -> list[Value]:
@@ -96,19 +96,40 @@ def _earlier(
     return best
 
 
-def _without_groups(
+def _with_more_outputs(
     nodes: list[Node],
     outputs: list[Value],
     holds: Callable[[Sequence[Node], Sequence[Value]], bool],
+) -> tuple[list[Node], list[Value]]:
+    """Fewer nodes, if several of their values are outputs: what mixes values up shows only then."""
+
+    def all_of(kept: Sequence[Node]) -> list[Value]:
+        return [v for node in kept for v in node.outputs]
+
+    if len(nodes) <= 2 or not holds(nodes, all_of(nodes)):
+        return nodes, outputs
+    fewer = _without_groups(nodes, None, lambda kept, _: holds(kept, all_of(kept)))
+    if len(fewer) >= len(nodes):
+        return nodes, outputs
+    return fewer, all_of(fewer)
+
+
+def _without_groups(
+    nodes: list[Node],
+    outputs: list[Value] | None,
+    holds: Callable[[Sequence[Node], Sequence[Value]], bool],
 ) -> list[Node]:
-    """`nodes` without all groups that the fault does not need, groups halving down to one node."""
+    """`nodes` without all groups that the fault does not need, groups halving down to one node.
+
+    outputs: those of what is left; None for all that it makes.
+    """
     size = max(len(nodes) // 2, 1)
     while True:
         at = 0
         while at < len(nodes):
             kept = nodes[:at] + nodes[at + size :]
-            if kept and holds(kept, outputs):
-                nodes = list(needed(kept, outputs))
+            if kept and holds(kept, outputs or ()):
+                nodes = kept if outputs is None else list(needed(kept, outputs))
             else:
                 at += size
         if size == 1:

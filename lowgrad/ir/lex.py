@@ -23,7 +23,8 @@ _TOKEN = re.compile(
       | (?P<mark>[](){}[,:=@])""",
     re.VERBOSE,
 )
-_SPACE = re.compile(r"[ \t\r\n]*")
+# From # on, a line is a comment.
+_SPACE = re.compile(r"(?:[ \t\r\n]|\#[^\n]*)*")
 _REST_OF_LINE = re.compile(r"[^\n]*")
 
 

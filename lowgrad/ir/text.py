@@ -15,7 +15,7 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,11 +84,11 @@ def value_name(value: Value, names: Mapping[Value, str]) -> str:
 
 def _node_lines(node: Node, names: Mapping[Value, str], locations: bool) -> list[str]:
     attrs = sorted(node.attrs.items())
-    plain = ", ".join(f"{k}={_attr(v)}" for k, v in attrs if not isinstance(v, Graph))
+    bodies = [pair for k, v in attrs for pair in _graphs(k, v)]
+    plain = ", ".join(f"{k}={_attr(v)}" for k, v in attrs if not any(_graphs(k, v)))
     types = ", ".join(str(v.type) for v in node.outputs)
     head = f"{_listed(node.outputs, names)} = {node.op.name} {_listed(node.inputs, names)}".rstrip()
     lines = [head + (f" {{{plain}}}" if plain else "") + f" : {types}"]
-    bodies = [(k, v) for k, v in attrs if isinstance(v, Graph)]
     if bodies:
         lines[0] += " {"
         for key, body in bodies:
@@ -98,6 +98,14 @@ def _node_lines(node: Node, names: Mapping[Value, str], locations: bool) -> list
         file, line, function = (str(part).replace("\n", " ") for part in node.loc)
         lines[-1] += f"  @ {file}:{line} in {function}"
     return lines
+
+
+def _graphs(key: str, value: Any) -> Iterator[tuple[str, Graph]]:
+    """An attribute's graph with its name; the graphs of a tuple are "pieces.0", "pieces.1"."""
+    if isinstance(value, Graph):
+        yield key, value
+    elif isinstance(value, tuple) and value and all(isinstance(v, Graph) for v in value):
+        yield from ((f"{key}.{number}", graph) for number, graph in enumerate(value))
 
 
 def _body_lines(key: str, body: Graph, locations: bool) -> list[str]:
@@ -278,12 +286,22 @@ def _define(reader: Reader, scope: dict[str, Value], name: Token, type_: TensorT
 
 
 def _bodies(reader: Reader, op: Op, attrs: dict[str, Any], depth: int) -> None:
-    """The graphs among the attributes, up to the closing brace: `body = graph b(...) {...}`."""
+    """The graphs among the attributes, up to the closing brace: `body = graph b(...) {...}`.
+
+    `pieces.0 = graph ...` is the first of a tuple of graphs.
+    """
     while not reader.accept("}"):
         start = reader.token
         key = None if start.text == "graph" else _key(reader, op, attrs)
         graph = _graph(reader, depth + 1)
         key = key or graph.name
+        base, _, number = key.partition(".")
+        if number:
+            before = attrs.setdefault(base, ())
+            if not isinstance(before, tuple) or number != str(len(before)):
+                reader.fail(f"{quoted(key)} does not follow the one before it", start)
+            attrs[base] = (*before, graph)
+            continue
         if key in attrs:
             reader.fail(f"{op.name} has {quoted(key)} already", start)
         attrs[key] = graph
@@ -409,7 +427,8 @@ def _check_call(
         if name not in names:
             hint = suggestion(name, names)
             reader.fail(f"{op.name} has no attribute {quoted(name)}{hint}", word)
-    for name in names:
+    needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    for name in needed:
         if name not in attrs:
             reader.fail(f"{op.name} needs the attribute {quoted(name)}", word)
 
@@ -419,12 +438,20 @@ def _inferred(
 ) -> tuple[TensorType, ...]:
     types = tuple(v.type for v in inputs)
     try:
-        return outputs_of(op, types, attrs)
+        made = outputs_of(op, types, attrs)
     except LowgradError as error:
         reader.fail(error.message, word)
     except Exception:
-        # Attributes of any Python type come here, and `infer` is written for those of its own.
+        made = None
+    # Attributes of any Python type come here, and `infer` is written for those of its own.
+    if made is None or not all(map(_is_type, made)):
         reader.fail(f"{op.name} does not take attributes of these types", word)
+    return made
+
+
+def _is_type(made: TensorType) -> bool:
+    """Whether all in it is of its own kind: a size may not be 2.0, nor a bool."""
+    return isinstance(made.dtype, DType) and all(type(size) is int for size in made.shape)
 
 
 def _check_types(

@@ -311,3 +311,31 @@ def refused_or_prints_the_same(text: str) -> None:
     verify(graph)
     printed = print_graph(graph, locations=True)
     assert print_graph(parse(printed), locations=True) == printed
+
+
+def test_a_tuple_of_graphs_goes_to_text_and_back():
+    text = """\
+graph step(%x: f32[6]) {
+  %0 = fused %x {kind="rows"} : f32[6] {
+    pieces.0 = graph a(%x: f32[2]) {
+      return %x
+    }
+    pieces.1 = graph b(%x: f32[4]) {
+      return %x
+    }
+  }
+  return %0
+}"""
+    body = "graph step(%x: f32[6]) {\n  return %x\n}"
+    inner = parse(body)
+    node = Node(
+        REGISTRY["neg"], inner.inputs, {"pieces": (inner, inner)}, (Value(inner.inputs[0].type),)
+    )
+    lines = str(Graph(inner.inputs, (node,), node.outputs, {}, "g")).splitlines()
+
+    assert [line.strip() for line in lines if "graph" in line][1:] == [
+        "pieces.0 = graph step(%x: f32[6]) {",
+        "pieces.1 = graph step(%x: f32[6]) {",
+    ]
+    with pytest.raises(IRParseError, match=r'"pieces.1" does not follow the one before it'):
+        parse(text.replace("pieces.0", "pieces.1", 1))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from lowgrad import devices, logs, matmul_precision, spans
-from lowgrad.budget import Search
+from lowgrad.budget import Candidate, Search
 from lowgrad.errors import ArgumentError, OutOfMemory
 from lowgrad.explain import Explanation, decisions, shares
 from lowgrad.ir.graph import Graph
@@ -45,6 +45,7 @@ class Options:
 
     device: "cpu", "interpret", "cuda:0"; None, until a step is recorded, for where its tensors are.
     trades: what to trade for memory, instead of a search.
+    tune: measure blocks of products on the GPU, where it is.
     dump: a folder to write each recording to, LOWGRAD_DUMP's by default.
     check: compare each so many calls with the reference, 0 for none. nan: whether to refuse NaN.
     drift: record again each so many calls, 0 for never, and refuse a difference.
@@ -56,6 +57,7 @@ class Options:
     fuse: bool = True
     keep_grads: bool = False
     trades: Trades | None = None
+    tune: bool = False
     dump: Path | None = None
     check: int = 0
     nan: bool = False
@@ -114,14 +116,22 @@ class Compiled:
         # What reads the arrays of the call that this was lowered for, by position.
         self.given: Callable[[], dict[int, npt.NDArray[Any]]] | None = None
         self.machine = machine_of(options)
-        search = Search(graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine)
-        if options.trades is not None:
-            self._chosen = search.candidate(options.trades)
-        else:
-            self._chosen = search.best(options.memory)
+        self._chosen = self._searched(graph)
+        if options.tune:
+            # What products there are is known now; with other blocks, the plan is another one.
+            self.machine = tuned_machine(self.machine, self.graph, options)
+            self._chosen = self._searched(graph)
         self.graphs = {"trace": _forward_only(graph, forward_nodes), "autodiff": graph}
         self.graphs |= {n: g for n, g in self._chosen.graphs.items() if n != "trace"}
         self._log()
+
+    def _searched(self, graph: Graph) -> Candidate:
+        """The way to compile the step that obeys the budget and costs least."""
+        options = self.options
+        search = Search(graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine)
+        if options.trades is not None:
+            return search.candidate(options.trades)
+        return search.best(options.memory)
 
     def _log(self) -> None:
         if logs.is_on("fusion"):
@@ -337,6 +347,18 @@ def machine_of(options: Options) -> Machine:
     gpu = devices.gpu_of(options.device) if gpus.count() else None
     target = options.target if gpu is None else gpu.target
     return GpuMachine(tiling_for(target or DEFAULT_TARGET, matmul_precision.products()))
+
+
+def tuned_machine(machine: Machine, graph: Graph, options: Options) -> Machine:
+    """`machine` with measured blocks, if its GPU is here to measure on."""
+    gpu = devices.gpu_of(options.device) if is_gpu(options.device) and gpus.count() else None
+    if gpu is None:
+        return machine
+    from lowgrad.codegen.cuda.machine import GpuMachine
+    from lowgrad.codegen.cuda.tune import tuned
+
+    assert isinstance(machine, GpuMachine), "a GPU's step is planned for one"
+    return GpuMachine(tuned(graph, machine.tiling, gpu))
 
 
 def _forward_only(graph: Graph, nodes: int) -> Graph:

@@ -53,6 +53,7 @@ def compile(
     memory: int | str | None = None,
     fuse: bool = True,
     keep_grads: bool = False,
+    tune: bool = False,
     dump: str | Path | None = None,
     check: bool | int = False,
     nan: str = "ignore",
@@ -67,6 +68,7 @@ def compile(
     memory: the most that a call may need, in bytes or as text ("2GiB"); OutOfMemory if over.
     fuse: False leaves every op a kernel of its own, for comparisons.
     keep_grads: keep `.grad` of parameters that the step itself updates.
+    tune: on a GPU, measure the best few blocks of each product once, and remember the fastest.
     dump: write the IR after each pass, the plan and the kernels of each recording to this folder.
     check: compare each call, or every `check`-th, with the reference on the same inputs, kernel by
     kernel; KernelCheckError names the first that differs. For finding faults: it is slow.
@@ -83,6 +85,7 @@ def compile(
         bytes_of(memory),
         fuse,
         keep_grads,
+        tune=tune,
         dump=None if dump is None else Path(dump),
         check=_every("check", check),
         nan=_raises(nan),

@@ -43,9 +43,13 @@ MOST_FMA_ACCUMULATORS = 64
 
 
 def choose(problem: Problem, tiling: Tiling) -> DotTiling:
-    """The blocks for `problem`: those of `tiling`, the model's first, or the portable ones."""
+    """The blocks for `problem`: those of `tiling`, measured ones, the model's, or portable ones."""
     if tiling.dot is not None:
         return tiling.dot
+    if tiling.tuned:
+        known = dict(tiling.tuned).get(repr(problem))
+        if known is not None:
+            return known
     return next(iter(candidates(problem, tiling)))
 
 

@@ -51,6 +51,7 @@ class Tiling:
     target: the GPU that contractions are sized for, such as "cuda:90"; "" is none in particular.
     descriptors: whether whoever launches can pass them, so that contractions may read by them.
     dot: the blocks of every contraction, whatever its shape: for a tuner, and for tests.
+    tuned: blocks that were measured, by the text of the product's Problem.
     """
 
     flat: int = 1024
@@ -66,6 +67,7 @@ class Tiling:
     target: str = ""
     descriptors: bool = False
     dot: DotTiling | None = None
+    tuned: tuple[tuple[str, DotTiling], ...] = ()
 
 
 DEFAULT = Tiling()

@@ -62,7 +62,10 @@ def candidates(problem: Problem, tiling: Tiling, count: int = 8) -> tuple[DotTil
     p = problem
     is_given = bool(tiling.m or tiling.n or tiling.k)
     has_dot = p.dtype is float32 or p.dtype.is_low_precision
-    portable = (dot_tiling(p.m, p.n, p.k, p.dtype, tiling),)
+    plain = dot_tiling(p.m, p.n, p.k, p.dtype, tiling)
+    if p.has_sums and p.has_prologue:
+        plain = replace(plain, m=min(plain.m, 64), n=min(plain.n, 64), k=min(plain.k, 32))
+    portable = (plain,)
     if spec is None or is_given or not has_dot or not p.is_aligned or not p.flops:
         return portable
     is_boxed = problem.is_boxed and tiling.descriptors and spec.has_descriptors
@@ -149,6 +152,8 @@ def _depths(problem: Problem) -> tuple[int, ...]:
     if _is_fma(problem):
         return (min(16, most),)
     widest = 128 // problem.dtype.itemsize
+    if problem.has_sums and problem.has_prologue:
+        return (min(widest // 2, most),)  # what is computed is held in registers
     return tuple(dict.fromkeys(min(b, most) for b in (widest // 2, widest)))
 
 
@@ -159,8 +164,11 @@ def _is_fma(problem: Problem) -> bool:
 def _most_accumulators(problem: Problem) -> int:
     if _is_fma(problem):
         return MOST_FMA_ACCUMULATORS
-    # A sum holds a tile of its operand, in f32, beside the accumulators.
-    return MOST_ACCUMULATORS // 2 if problem.has_sums else MOST_ACCUMULATORS
+    # A sum holds a tile of its operand, in f32, beside the accumulators; computing an operand
+    # holds several.
+    if problem.has_sums:
+        return MOST_ACCUMULATORS // (8 if problem.has_prologue else 2)
+    return MOST_ACCUMULATORS
 
 
 def _group(problem: Problem, tile: DotTiling, spec: GpuSpec) -> int:

@@ -23,6 +23,7 @@ class Problem:
     is_aligned: rows of both operands begin at multiples of 16 bytes.
     result_bytes: that what follows the product reads and writes, for each element of it.
     has_epilogue: whether there is arithmetic after the product.
+    has_prologue: whether operands are computed, rather than read.
     has_sums: whether operands are also summed over the inner axis.
     is_boxed: whether descriptors can read both operands.
     is_inner_last: whether the inner axis is the one along which both operands lie in memory,
@@ -38,6 +39,7 @@ class Problem:
     is_aligned: bool = True
     result_bytes: int = 2
     has_epilogue: bool = False
+    has_prologue: bool = False
     has_sums: bool = False
     is_boxed: bool = False
     is_inner_last: bool = True
@@ -70,6 +72,10 @@ def problem_of(region: Region, product: Node, precision: str) -> Problem:
         is_aligned=all(_is_aligned(region, value) for value in (a, b)),
         result_bytes=_result_bytes(region, product, following, after),
         has_epilogue=any(n.op.family == "pointwise" and n.op.name != "cast" for n in after),
+        has_prologue=any(
+            (n.op.family == "pointwise" and n.op.name != "cast") or n.op.name == "cat"
+            for n in needed(region.nodes, product.inputs)
+        ),
         has_sums=any(n.op.family == "reduction" for n in region.nodes),
         is_boxed=None not in (left, right) and product.output.type.numel < INT32_LIMIT,
         is_inner_last=not (left and left.is_transposed) and (not right or right.is_transposed),

@@ -20,14 +20,16 @@ from lowgrad.codegen.reader import Reader
 from lowgrad.codegen.region import Region
 from lowgrad.codegen.tiling import Tiling, ceil_div, power_of_2, warps_for
 from lowgrad.ir.graph import Value
-from lowgrad.ir.index import Index, Symbol, as_index
+from lowgrad.ir.index import INT32_LIMIT, Index, Symbol, as_index
 from lowgrad.ir.tile import Tile
-from lowgrad.ir.types import DType, TensorType, bool_, int32
+from lowgrad.ir.types import DType, TensorType, bool_, int32, int64
 
 # Others that a run's elements are compared with at a time.
 CHUNK = 32
 # Of more elements than this, loads cost more than launches, and fewer runs are merged at a time.
-MANY = 1 << 20
+MANY = 1 << 18
+# In lines of no more elements than this a lane looks at all of them itself.
+SHORT = 32
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ class Keys:
     size: int
     dtype: DType
     at: Callable[[Reader, Index, Index], Tile]
+
+    @property
+    def total(self) -> int:
+        """The number of keys."""
+        return self.lines * self.size
+
+    @property
+    def place_dtype(self) -> DType:
+        """The type that places in a line are kept in."""
+        return int32 if self.size < INT32_LIMIT else int64
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,8 @@ class Ordered:
         return self.keys, self.places
 
 
-# Stores what is known of an element: (reader, its line, its new place, its key, its old place).
-Sink = Callable[[Reader, Index, Index, Tile, Tile], None]
+# Stores what is known of an element: (reader, its line, its new place in it, its old place).
+Sink = Callable[[Reader, Index, Index, Index], None]
 
 
 def ordered(region: Region, keys: Keys, tiling: Tiling) -> tuple[tuple[Kernel, ...], Ordered]:
@@ -83,6 +95,8 @@ def _sorting(
     sink: Sink | None,
 ) -> tuple[Kernel, ...]:
     """Runs go to the first side, and passes from one side to the other."""
+    if keys.size <= min(SHORT, tiling.run):
+        return (_short(region, keys, sides[0], tiling, sink),)
     width = min(power_of_2(keys.size), tiling.run)
     all_ways = _ways(ceil_div(keys.size, width), keys, tiling)
     kernels = [_runs(region, keys, width, sides[0], None if all_ways else sink)]
@@ -101,12 +115,12 @@ def _scratch(keys: Keys, side: str) -> Ordered:
         type_ = TensorType(shape, dtype)
         return Param(f"{name}{side}_ptr", type_, "scratch", Value(type_, f"{name}{side}"))
 
-    return Ordered(param("keys", keys.dtype), param("places", int32))
+    return Ordered(param("keys", keys.dtype), param("places", keys.place_dtype))
 
 
 def _ways(runs: int, keys: Keys, tiling: Tiling) -> list[int]:
     """How many runs each pass merges: powers of two, nearly the same, for few passes."""
-    most = tiling.ways if keys.lines * keys.size <= MANY else min(tiling.ways, 4)
+    most = tiling.ways if keys.total <= MANY else min(tiling.ways, 4)
     left, most_bits = power_of_2(runs).bit_length() - 1, most.bit_length() - 1
     ways = []
     for passes in range(ceil_div(left, most_bits), 0, -1):
@@ -117,6 +131,35 @@ def _ways(runs: int, keys: Keys, tiling: Tiling) -> list[int]:
 
 
 # --- Runs --------------------------------------------------------------------------------------
+
+
+def _short(
+    region: Region, keys: Keys, target: Ordered, tiling: Tiling, sink: Sink | None
+) -> Kernel:
+    """A lane for each element of all lines, which goes through its line."""
+    block = min(power_of_2(keys.total), tiling.flat)
+    programs = ceil_div(keys.total, block)
+    body = region.body(target.params)
+    reader = region.reader(body)
+    start = body.program_id(programs) * block
+    own = body.add_lanes("own", keys.total, start, "BLOCK", block)
+    row, place = body.assign("row", own // keys.size), body.assign("place", own % keys.size)
+    key = keys.at(reader, row, place)
+    rank = body.fill(0, int32, ("BLOCK",), name="rank")
+    with body.loop("turn", keys.size, "1") as turn:
+        other = keys.at(reader, row, turn)
+        is_before = _comes_before(other, key, _is_less(body, turn, place))
+        before = body.let("cast", is_before, dtype=int32, name="counted")
+        body.update(rank, body.let("add", rank, before, dtype=int32))
+    _leave(reader, keys, target, sink, (row, _index(rank, keys.size), key, place))
+    made = region.kernel(
+        body, {"BLOCK": block}, programs, warps_for(block), more=target.params, suffix="_lines"
+    )
+    return replace(made, flops=keys.total * keys.size)
+
+
+def _is_less(body: Body, a: Index, b: Index) -> Tile:
+    return Tile(body, body.test((Bound(a - b, None, 0),), name="is_earlier"), bool_)
 
 
 def _runs(region: Region, keys: Keys, width: int, target: Ordered, sink: Sink | None) -> Kernel:
@@ -136,20 +179,16 @@ def _runs(region: Region, keys: Keys, width: int, target: Ordered, sink: Sink | 
             total=runs * width,
         )  # fmt: skip
         other = keys.at(reader, row, others)
-        body.wish = ""
-        places = [body.position(lanes, int32) for lanes in (others, own)]
-        is_earlier = body.let("lt", *places, dtype=bool_, name="is_earlier")
-        is_before = _comes_before(other, key, is_earlier)
+        is_before = _comes_before(other, key, _is_less(body, others, own))
         body.update(rank, body.let("add", rank, _count(body, is_before, others), dtype=int32))
     place = start + _index(rank, width)
-    old = body.position(own, int32)
-    _leave(reader, keys, target, sink, (row, place, key, old), body.masks_of(own))
+    _leave(reader, keys, target, sink, (row, place, key, own))
     constants = {"BLOCK": width, "CHUNK": chunk}
     programs = keys.lines * runs
     made = region.kernel(
         body, constants, programs, warps_for(width * chunk // 2), more=target.params, suffix="_runs"
     )
-    return replace(made, flops=keys.lines * keys.size * width)
+    return replace(made, flops=keys.total * width)
 
 
 def _row_and_block(body: Body, rows: int, blocks: int) -> tuple[Index, Index]:
@@ -160,6 +199,8 @@ def _row_and_block(body: Body, rows: int, blocks: int) -> tuple[Index, Index]:
 def _comes_before(other: Tile, key: Tile, is_earlier: Tile) -> Tile:
     """Where `other` is less than `key`, or equal and earlier."""
     body = other.block
+    assert isinstance(body, Body), "tiles of a kernel are of its body"
+    body.wish = ""
     less = body.let("lt", other, key, dtype=bool_)
     same = body.let("eq", other, key, dtype=bool_)
     tie = body.let("and", same, is_earlier, dtype=bool_, name="tie")
@@ -189,17 +230,18 @@ def _leave(
     keys: Keys,
     target: Ordered,
     sink: Sink | None,
-    element: tuple[Index, Index, Tile, Tile],
-    masks: tuple[str, ...],
+    element: tuple[Index, Index, Tile, Index],
 ) -> None:
     """Store an element at its new place."""
     row, place, key, old = element
     if sink is not None:
-        sink(reader, row, place, key, old)
+        sink(reader, row, place, old)
         return
-    flat = row * keys.size + place
-    reader.body.store(target.keys.name, flat, key, masks)
-    reader.body.store(target.places.name, flat, old, masks)
+    body = reader.body
+    body.wish = "source"
+    flat, masks = row * keys.size + place, body.masks_of(old)
+    body.store(target.keys.name, flat, key, masks)
+    body.store(target.places.name, flat, body.position(old, keys.place_dtype), masks)
 
 
 # --- Merges ------------------------------------------------------------------------------------
@@ -219,36 +261,32 @@ class _Merge:
 
     def kernel(self, sink: Sink | None) -> Kernel:
         """A lane for each element and run, which looks for the element in the run."""
-        keys, total = self.keys, self.keys.lines * self.keys.size
+        keys, total = self.keys, self.keys.total
         params = (*self.source.params, *self.target.params)
         body = self.region.body(params)
-        block = min(power_of_2(total), max(2048 // self.ways, 1))
+        block = min(power_of_2(total), max(1024 // self.ways, 1))
         programs = ceil_div(total, block)
         start = body.program_id(programs) * block
         lanes = body.add_lanes("elements", total, start, "BLOCK", block, 0, "[:, None]")
         masks = body.masks_of(lanes)
-        row, place = (
-            body.assign("row", lanes // keys.size),
-            body.assign("place", lanes % keys.size),
-        )
+        row = body.assign("row", lanes // keys.size)
+        place = body.assign("place", lanes % keys.size)
         span = self.width * self.ways
         first = body.assign("first", place // span * span)
         key = _load(body, self.source.keys, lanes, masks, "key")
-        old = _load(body, self.source.places, lanes, masks, "source")
+        source = _load(body, self.source.places, lanes, masks, "source")
         ways = body.add_lanes("ways", self.ways, as_index(0), "WAYS", self.ways, 1, "[None, :]")
-        body.wish = "run"
-        run = body.position(place % span // self.width, int32)
-        body.wish = "way"
-        way = body.position(ways, int32)
-        is_earlier = body.let("lt", way, run, dtype=bool_, name="is_earlier")
+        run = body.assign("run", place % span // self.width)
+        is_earlier = _is_less(body, ways, run)
         found = self._found(body, row, first + ways * self.width, key, is_earlier, masks)
         body.wish = "within"
         within = body.position(place % self.width, int32)
-        is_own = body.let("eq", way, run, dtype=bool_, name="is_own")
+        is_own = Tile(body, body.test((Bound(ways - run, 0, 1),), name="is_own"), bool_)
         found = body.let("where", is_own, within, found, dtype=int32, name="counts")
         rank = _summed(body, found, (), "rank")
         new = first + _index(rank, span)
-        _leave(self.region.reader(body), keys, self.target, sink, (row, new, key, old), masks)
+        element = row, new, key, _index(source, keys.size)
+        _leave(self.region.reader(body), keys, self.target, sink, element)
         constants = {"BLOCK": block, "WAYS": self.ways}
         made = self.region.kernel(body, constants, programs, 4, more=params, suffix=self.suffix)
         return replace(made, flops=total * self.ways * self.width.bit_length())

@@ -81,7 +81,8 @@ class _Case:
             body.wish, body.loc = "", self.node.loc
             found = Index(((Symbol(index.name, max(size, 2)), 1),), 0)
             inside = Tile(body, body.test((Bound(found, 0, size),), name="in_range"), bool_)
-            target = self._target(body, body.let("cast", index, dtype=dtype), at_index)
+            index = body.let("cast", index, dtype=dtype)
+            target = self._target(body, index, at_index)
             return body.let("where", inside, target, self.n_rows, dtype=dtype, name="key")
 
         return Keys(1, self.count, dtype, at)
@@ -101,7 +102,7 @@ class _Case:
 
     def at_base(self, key: Tile, col: Index) -> At:
         """Where the base, and the result, have column `col` of the row `key`."""
-        row = Index(((Symbol(key.name, max(self.n_rows, 2)), 1),), 0)
+        row = _place(key, self.n_rows, self.base)
         if not self.has_slices:
             return unflatten(row, self.base.type.shape)
         others = unflatten(col, self.others)
@@ -109,7 +110,7 @@ class _Case:
 
     def at_src(self, place: Tile, col: Index) -> At:
         """Where column `col` of the source `place` is."""
-        source = Index(((Symbol(place.name, max(self.count, 2)), 1),), 0)
+        source = _place(place, self.count, self.src)
         at_index = unflatten(source, self.index.type.shape)
         if not self.has_slices:
             return at_index
@@ -149,6 +150,13 @@ class _Case:
         """Whether `key` is a row, and all of `also` hold."""
         row = Index(((Symbol(key.name, self.n_rows + 1), 1),), 0)
         return body.test((Bound(row, 0, self.n_rows),), tuple(t.name for t in also), name)
+
+
+def _place(place: Tile, size: int, value: Value) -> Index:
+    """A loaded place, from 0 to size - 1, for an offset in `value`."""
+    if value.type.numel >= INT32_LIMIT:
+        place = place.block.let("cast", place, dtype=int64)
+    return Index(((Symbol(place.name, max(size, 2)), 1),), 0)
 
 
 def _key_and_end(body: Body, listed: Ordered, place: Index, count: int) -> tuple[Tile, Tile]:

@@ -6,6 +6,7 @@ from codegen.helpers import node_of, tensor, wanted
 
 from lowgrad.codegen.lower import lower
 from lowgrad.codegen.run import run_node
+from lowgrad.codegen.step import cross_compile_kernels
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.ir.types import bfloat16, bool_, float16, float32, float64, int8, int32, int64, uint8
 
@@ -109,3 +110,18 @@ def test_lines_of_one_run_are_one_kernel_without_scratch():
     (kernel,) = lower(sort_of(np.zeros((9, 200), "f")))
 
     assert [p.role for p in kernel.params] == ["in", "out", "out"]
+
+
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:100", "hip:gfx942"])
+@pytest.mark.parametrize(
+    "node",
+    [
+        node_of("sort", [tensor(*shape, dtype=dtype)], {"dim": 1, "descending": True})
+        for shape, dtype in (((64, 50257), float32), ((1, 4000), int64), ((99999, 16), bfloat16))
+    ],
+    ids=["vocabulary", "one line", "short lines"],
+)
+def test_kernels_compile_without_spills(node, target):
+    binaries = cross_compile_kernels(lower(node), target)
+
+    assert not any(b.spill_bytes for b in binaries)

@@ -1,5 +1,7 @@
 """Scatters of many sources as kernels: sorted, added up by segments, and their pieces joined."""
 
+import re
+
 import numpy as np
 import oracle
 import pytest
@@ -9,6 +11,7 @@ from samples import SAMPLES
 from lowgrad.codegen.cuda.machine import GpuMachine, scratch_layout
 from lowgrad.codegen.lower import lower
 from lowgrad.codegen.run import run_node
+from lowgrad.codegen.step import cross_compile_kernels
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.codegen.triton.memory import Memory
 from lowgrad.ir.types import bfloat16, float16, float32, float64, int8, int32, int64
@@ -202,3 +205,49 @@ def test_the_memory_plan_knows_of_what_is_sorted():
     assert set(offsets) >= {"keys_ptr", "places_ptr", "begun_ptr", "continued_ptr"}
     assert nbytes >= 4 * 1000 * 4 + 2 * segments * 16 * 4
     assert GpuMachine().scratch_bytes(node, {}) == nbytes
+
+
+def test_offsets_of_large_tables_are_64_bit():
+    rows, width = 2**22, 1024
+    types = [tensor(rows, width), tensor(100, dtype=int64), tensor(100, width)]
+    *_, segments, pieces = lower(node_of("index_add", types, {"dim": 0}))
+
+    for kernel in (segments, pieces):
+        assert kernel.wide
+        # A loaded key is of 32 bits, but not its product with the width.
+        assert re.search(r"key_?\d*\.to\(tl.int64\)", kernel.source)
+        assert not re.search(r"key_?\d* \* 1024", kernel.source)
+
+
+LARGE = {
+    "embedding": [tensor(50257, 768), tensor(64, 1024, dtype=int64), tensor(64, 1024, 768)],
+    "half": [
+        tensor(50257, 768, dtype=bfloat16),
+        tensor(64, 1024, dtype=int64),
+        tensor(64, 1024, 768, dtype=bfloat16),
+    ],
+}
+
+
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:100", "hip:gfx942"])
+@pytest.mark.parametrize("name", LARGE)
+def test_kernels_compile_without_spills(name, target):
+    kernels = lower(node_of("index_add", LARGE[name], {"dim": 0}))
+
+    binaries = cross_compile_kernels(kernels, target)
+
+    assert [b.spill_bytes for b in binaries] == [0] * len(kernels)
+    *_, segments, _ = binaries
+    if target.startswith("cuda"):
+        words = "v4.b32" if name == "embedding" else "v2.b32"
+        assert f"ld.global.{words}" in segments.ptx
+        assert f"st.global.{words}" in segments.ptx
+
+
+@pytest.mark.parametrize("target", ["cuda:90", "hip:gfx942"])
+def test_scatters_of_elements_compile_without_spills(target):
+    types = [tensor(1024, 5000), tensor(1024, 200, dtype=int64), tensor(1024, 200)]
+    for name in ("scatter_add", "scatter"):
+        binaries = cross_compile_kernels(lower(node_of(name, types, {"dim": 1})), target)
+
+        assert not any(b.spill_bytes for b in binaries)

@@ -285,6 +285,20 @@ class Kernel:
         """Bytes of all outputs, each once."""
         return sum(p.type.nbytes for p in self.params if not self._is_read(p))
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether each element of the one output is the same element of the one input, and all are.
+
+        So that where both have the same memory there is nothing to run.
+        """
+        loads = [s for s in self.body if isinstance(s, Load)]
+        stores = [s for s in self.body if isinstance(s, Store)]
+        types = {p.type for p in self.params}
+        if len(self.params) != 2 or len(types) != 1 or len(loads) != 1 or len(stores) != 1:
+            return False
+        (load,), (store,) = loads, stores
+        return (store.value, store.at, store.masks) == (load.name, load.at, load.masks)
+
     def _is_read(self, param: Param) -> bool:
         return param.name in self._loaded
 

@@ -115,3 +115,20 @@ def test_sort_argsort_and_topk_of_long_lines(gpu):
     np.testing.assert_array_equal(values.cpu().numpy(), np.sort(x, 1))
     np.testing.assert_array_equal(t.argsort(1).cpu().numpy(), order)
     np.testing.assert_array_equal(best.values.cpu().numpy(), -np.sort(-x, 1)[:, :7])
+
+
+def test_a_result_that_lies_where_its_base_did_is_not_copied(mock):
+    step, _ = looked_up("cuda")
+    x = tokens("cuda")
+    compiled = step.lower(x)
+    (node,) = (n for n in compiled.graph.nodes if n.op.name == "index_add")
+    mock.reset()
+
+    step(x)
+    lowgrad.cuda.synchronize()
+
+    assert compiled.plan.reused[node.output] is node.inputs[0]
+    assert "index_add_base" in [kernel.name for kernel in compiled.kernels]
+    launched = [line.split()[1] for line in mock.calls("cuGraphAddKernelNode")]
+    assert "index_add_segments" in launched
+    assert "index_add_base" not in launched

@@ -82,15 +82,17 @@ class _Case:
             found = Index(((Symbol(index.name, max(size, 2)), 1),), 0)
             inside = Tile(body, body.test((Bound(found, 0, size),), name="in_range"), bool_)
             index = body.let("cast", index, dtype=dtype)
-            target = self._target(body, index, at_index)
+            target = index
+            if not self.has_slices:
+                # Not what is out of range, whose product may overflow.
+                index = body.let("where", inside, index, 0, dtype=dtype, name="index")
+                target = self._element(body, index, at_index)
             return body.let("where", inside, target, self.n_rows, dtype=dtype, name="key")
 
         return Keys(1, self.count, dtype, at)
 
-    def _target(self, body: Body, index: Tile, at_index: At) -> Tile:
-        """The number of the row that a source goes to."""
-        if self.has_slices:
-            return index
+    def _element(self, body: Body, index: Tile, at_index: At) -> Tile:
+        """The number of the base's element that a source of one element goes to."""
         shape = self.base.type.shape
         stride = math.prod(shape[self.dim + 1 :])
         rest = flatten((*at_index[: self.dim], 0, *at_index[self.dim + 1 :]), shape)
@@ -207,8 +209,9 @@ class _Sums:
         case, body = self.case, self.region.body(self.params)
         reader = self.region.reader(body)
         cols = min(power_of_2(case.n_cols), MOST_COLS)
-        # Lanes take four columns each, if there are as many: a load of 128 bits.
-        rows = min(power_of_2(max(self.segments, 2)), max(MOST_COLS // max(cols, 4), 1))
+        # Lanes take columns of 128 bits each, if there are as many.
+        vector = 16 // case.base.type.dtype.itemsize
+        rows = min(power_of_2(max(self.segments, 2)), max(MOST_COLS // max(cols, vector), 1))
         blocks = ceil_div(self.segments, rows), ceil_div(case.n_cols, cols)
         pid = body.program_id(math.prod(blocks))
         # No mask: lanes of segments that do not exist are past the end of the list.
@@ -232,7 +235,7 @@ class _Sums:
         self._left_over(body, first, segment, col, total, is_open)
         constants = {"SEGMENTS": rows, "COLS": cols, "STEP": UNROLLED}
         made = self.region.kernel(
-            body, constants, math.prod(blocks), 2 if rows * cols > 32 else 1,
+            body, constants, math.prod(blocks), max(MOST_COLS // vector // 32, 1),
             more=self.params, suffix="_segments",
         )  # fmt: skip
         return replace(made, flops=case.count * case.n_cols)

@@ -146,7 +146,13 @@ class _Case:
         made = self.region.kernel(
             body, {"BLOCK": block}, programs, warps_for(block), more=listed.params, suffix="_last"
         )
-        return replace(made, flops=0)
+        return replace(made, flops=0, touched=self.rows_touched(made, self.count))
+
+    def rows_touched(self, kernel: Kernel, rows: int) -> dict[str, int]:
+        """The bytes of so many rows, for the base and the result."""
+        nbytes = rows * self.n_cols * self.base.type.dtype.itemsize
+        own = (self.base, self.out.value)
+        return {p.name: nbytes for p in kernel.params if p.value in own}
 
     def test_of(self, body: Body, key: Tile, *also: Tile, name: str = "is_stored") -> str:
         """Whether `key` is a row, and all of `also` hold."""
@@ -203,6 +209,10 @@ class _Sums:
         """The second only if there are several segments."""
         return (self._segments(), *([self._joined()] if self.segments > 1 else []))
 
+    def _counted(self, made: Kernel, rows: int, flops: int) -> Kernel:
+        """`made`, which reads so many rows of the base at most and writes as many of the result."""
+        return replace(made, flops=flops, touched=self.case.rows_touched(made, rows))
+
     # --- Segments ---
 
     def _segments(self) -> Kernel:
@@ -238,7 +248,7 @@ class _Sums:
             body, constants, math.prod(blocks), max(MOST_COLS // vector // 32, 1),
             more=self.params, suffix="_segments",
         )  # fmt: skip
-        return replace(made, flops=case.count * case.n_cols)
+        return self._counted(made, case.count, flops=case.count * case.n_cols)
 
     def _steps(
         self,
@@ -365,7 +375,7 @@ class _Sums:
             body, {"COLS": cols, "PIECES": pieces}, (self.segments - 1) * blocks,
             8 if cols * pieces == JOINED_TILE else 4, more=self.params, suffix="_pieces",
         )  # fmt: skip
-        return replace(made, flops=self.segments * case.n_cols)
+        return self._counted(made, self.segments, flops=self.segments * case.n_cols)
 
     def _pieces_after(self, body: Body, segment: Index, key: Tile) -> Tile:
         """How many segments after `segment` begin with `key`, having begun before."""

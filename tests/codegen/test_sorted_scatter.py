@@ -206,6 +206,9 @@ def test_modelled_work_of_an_embedding_of_a_large_model():
     kernels = lower(node_of("index_add", types, {"dim": 0}))
 
     lanes = sum(k.grid[0] * k.num_warps * 32 for k in kernels)
+    moved = sum(k.bytes_read + k.bytes_written for k in kernels)
+    # Of the table twice its bytes, of the sources at most thrice: they, their bases, their sums.
+    assert moved < 4 * width * (2 * words + 3.5 * tokens) + 100 * tokens
     assert sum(k.flops for k in kernels) < 3 * tokens * width
     assert lanes < 8 * (tokens + words) * width
     assert len(kernels) == 6

@@ -30,8 +30,10 @@ UNROLLED = 4
 MOST_COLS = 256
 JOINED_COLS = 128
 JOINED_TILE = 4096
-# Segments are short where there would not be as many lanes as this.
-LANES = 1 << 17
+# Programs that look for pieces, about: most find none, and are not to cost more than the sums.
+JOINING = 1 << 14
+# Segments of rows of fewer columns may be longer by this.
+NARROW, LONGER = 32, 8
 
 
 def sorted_scatter(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
@@ -65,6 +67,11 @@ class _Case:
         self.n_cols = math.prod(self.others)
         self.n_rows = shape[self.dim] if self.has_slices else math.prod(shape)
         self.count = self.index.type.numel
+        # Elements meet only within a line of the index along `dim`, so lines are sorted apart:
+        # equal keys are then side by side, and need not be in order.
+        lines = [n for d, n in enumerate(self.index.type.shape) if d != self.dim]
+        self.lines = () if self.has_slices else tuple(lines)
+        self.size = self.count // math.prod(self.lines)
         (_, self.out), *_ = region.outputs
 
     def keys(self) -> Keys:
@@ -74,7 +81,7 @@ class _Case:
 
         def at(reader: Reader, row: Index, place: Index) -> Tile:
             body = reader.body
-            at_index = unflatten(place, self.index.type.shape)
+            at_index = self._at_index(row, place)
             reader.other = -1
             index = reader.as_tile(reader.value(self.index, at_index), self.index.type.dtype)
             reader.other = None
@@ -89,7 +96,14 @@ class _Case:
                 target = self._element(body, index, at_index)
             return body.let("where", inside, target, self.n_rows, dtype=dtype, name="key")
 
-        return Keys(1, self.count, dtype, at)
+        return Keys(math.prod(self.lines), self.size, dtype, at)
+
+    def _at_index(self, row: Index, place: Index) -> At:
+        """Where the index has the element `place` of the line `row`."""
+        if self.has_slices:
+            return unflatten(place, self.index.type.shape)
+        others = unflatten(row, self.lines)
+        return (*others[: self.dim], place, *others[self.dim :])
 
     def _element(self, body: Body, index: Tile, at_index: At) -> Tile:
         """The number of the base's element that a source of one element goes to."""
@@ -110,10 +124,10 @@ class _Case:
         others = unflatten(col, self.others)
         return (*others[: self.dim], row, *others[self.dim :])
 
-    def at_src(self, place: Tile, col: Index) -> At:
-        """Where column `col` of the source `place` is."""
-        source = _place(place, self.count, self.src)
-        at_index = unflatten(source, self.index.type.shape)
+    def at_src(self, listed: Index, place: Tile, col: Index) -> At:
+        """Where column `col` of the source is that is listed at `listed`: `place` of its line."""
+        source = _place(place, self.size, self.src)
+        at_index = self._at_index(listed // self.size, source)
         if not self.has_slices:
             return at_index
         others = unflatten(col, self.others)
@@ -140,7 +154,7 @@ class _Case:
         key, is_end = _key_and_end(body, listed, lanes, self.count)
         test = self.test_of(body, key, is_end)
         place = _load(body, listed.places, lanes, body.masks_of(lanes), 0, "source")
-        value = reader.value(self.src, self.at_src(place, lanes), (test,), raw=True)
+        value = reader.value(self.src, self.at_src(lanes, place, lanes), (test,), raw=True)
         flat = flatten(self.at_base(key, lanes), self.base.type.shape)
         body.store(self.out.name, flat, reader.as_tile(value, self.src.type.dtype), (test,))
         made = self.region.kernel(
@@ -186,6 +200,13 @@ def _load(
     return body.load(load, dtype)
 
 
+def _length(count: int, n_cols: int, tiling: Tiling) -> int:
+    """The length of segments: short ones are many lanes, and many programs for their pieces."""
+    longest = tiling.segment * (LONGER if n_cols < NARROW else 1)
+    fair = power_of_2(count * ceil_div(n_cols, JOINED_COLS) // JOINING)
+    return max(min(longest, max(fair, 8)), UNROLLED)
+
+
 class _Sums:
     """The two kernels that add up the sorted sources."""
 
@@ -193,8 +214,7 @@ class _Sums:
         self.case, self.listed, self.region = case, listed, case.region
         self.dtype = accumulated(case.base.type.dtype)
         self.zero = 0.0 if self.dtype.is_floating_point else 0
-        fair = power_of_2(case.count * case.n_cols // LANES)
-        self.length = max(min(tiling.segment, max(fair, 8)), UNROLLED)
+        self.length = _length(case.count, case.n_cols, tiling)
         self.segments = ceil_div(case.count, self.length)
         type_ = TensorType((self.segments, case.n_cols), self.dtype)
         # Of a segment, the sum for the place that it ends on and does not finish, if it began it,
@@ -266,7 +286,7 @@ class _Sums:
             key, is_end = _key_and_end(body, self.listed, first + step, case.count)
             mask = body.test((Bound(first + step, None, case.count),), name="is_listed")
             place = _load(body, self.listed.places, first + step, (mask,), 0, "source")
-            value = reader.value(case.src, case.at_src(place, col), (mask,))
+            value = reader.value(case.src, case.at_src(first + step, place, col), (mask,))
             x = reader.as_tile(value, case.src.type.dtype)
             x = body.let("cast", x, dtype=self.dtype)
             row = case.test_of(body, key, is_end, name="is_row_end")
@@ -348,7 +368,7 @@ class _Sums:
         case, body = self.case, self.region.body(self.params)
         reader = self.region.reader(body)
         cols = min(power_of_2(case.n_cols), JOINED_COLS)
-        pieces = min(power_of_2(self.segments), JOINED_TILE // cols)
+        pieces = min(power_of_2(self.segments), JOINED_TILE // max(cols, 4))
         blocks = ceil_div(case.n_cols, cols)
         pid = body.program_id((self.segments - 1) * blocks)
         segment = body.assign("segment", pid // blocks)

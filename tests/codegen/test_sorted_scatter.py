@@ -224,7 +224,7 @@ def test_the_memory_plan_knows_of_what_is_sorted():
 
     offsets, nbytes = scratch_layout(lower(node))
 
-    segments = -(-1000 // DEFAULT.segment)
+    segments = -(-1000 // 8)
     assert set(offsets) >= {"keys_ptr", "places_ptr", "begun_ptr", "continued_ptr"}
     assert nbytes >= 4 * 1000 * 4 + 2 * segments * 16 * 4
     assert GpuMachine().scratch_bytes(node, {}) == nbytes
@@ -273,3 +273,22 @@ def test_scatters_of_elements_compile_without_spills(target):
         binaries = cross_compile_kernels(lower(node_of(name, types, {"dim": 1})), target)
 
         assert not any(b.spill_bytes for b in binaries)
+
+
+@pytest.mark.parametrize(
+    ("sources", "width", "length"),
+    [(1000, 768, 8), (65536, 768, 32), (200_000, 1, 16), (2**24, 1, 256), (2**24, 768, 32)],
+)
+def test_segments_are_as_long_as_is_fair(sources, width, length):
+    types = [tensor(5000, width), tensor(sources, dtype=int64), tensor(sources, width)]
+    *_, segments, _ = lower(node_of("index_add", types, {"dim": 0}))
+
+    (begun,) = (p for p in segments.params if p.name == "begun_ptr")
+    assert begun.type.shape == (-(-sources // length), width)
+
+
+def test_lines_of_elements_are_sorted_apart():
+    types = [tensor(1024, 5000), tensor(1024, 200, dtype=int64), tensor(1024, 200)]
+    kernels = lower(node_of("scatter_add", types, {"dim": 1}))
+
+    assert [k.name.rpartition("_")[2] for k in kernels] == ["runs", "base", "segments", "pieces"]

@@ -1,6 +1,6 @@
 """The scatter skeleton: every element of the result looks for the sources that are meant for it.
 
-No two programs write to one place, so there are no atomics and no race: a program owns a tile of
+That is for few sources (`Tiling.direct`); more are sorted first (`sorted_scatter`). No two programs write to one place, so there are no atomics and no race: a program owns a tile of
 the result and goes through the indices in order. Same inputs, same bits.
 """
 

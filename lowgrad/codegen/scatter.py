@@ -1,7 +1,8 @@
 """The scatter skeleton: every element of the result looks for the sources that are meant for it.
 
-That is for few sources (`Tiling.direct`); more are sorted first (`sorted_scatter`). No two programs write to one place, so there are no atomics and no race: a program owns a tile of
-the result and goes through the indices in order. Same inputs, same bits.
+That is for few sources (`Tiling.direct`); more are sorted first (`sorted_scatter`). No two programs
+write to one place, so there are no atomics and no race: a program owns a tile of the result and
+goes through the indices in order. Same inputs, same bits.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class Tiling:
     run: elements that one program puts in order by comparing each with each, a power of two.
     ways: sorted runs that are merged at a time, a power of two.
     direct: a result looks at so many sources of a scatter itself; more are sorted first.
-    segment: the most sorted sources of many columns that a lane adds up, one after the other.
+    segment: the most sorted sources of many columns that a lane adds up, one after the other; a
+    power of two, 4 or more.
     m, n, k: the blocks of a contraction; 0 leaves the choice to the shape and dtype.
     precision: how tensor cores treat f32, as in tl.dot.  "ieee" is exact, "tf32" is not.
     target: the GPU that contractions are sized for, such as "cuda:90"; "" is none in particular.

@@ -11,10 +11,13 @@ from samples import SAMPLES
 from lowgrad.codegen.cuda.machine import GpuMachine, scratch_layout
 from lowgrad.codegen.lower import lower
 from lowgrad.codegen.run import run_node
-from lowgrad.codegen.step import cross_compile_kernels
+from lowgrad.codegen.step import cross_compile_kernels, run_graph
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.codegen.triton.memory import Memory
+from lowgrad.ir.build import Builder
+from lowgrad.ir.interpret import interpret
 from lowgrad.ir.types import bfloat16, float16, float32, float64, int8, int32, int64
+from lowgrad.runtime.memory import plan
 
 pytestmark = pytest.mark.triton
 
@@ -292,3 +295,22 @@ def test_lines_of_elements_are_sorted_apart():
     kernels = lower(node_of("scatter_add", types, {"dim": 1}))
 
     assert [k.name.rpartition("_")[2] for k in kernels] == ["runs", "base", "segments", "pieces"]
+
+
+@pytest.mark.parametrize("count", [20, 90], ids=["few", "many"])
+@pytest.mark.parametrize("name", ["index_add", "scatter_add", "scatter"])
+def test_a_scatter_over_its_base_in_planned_memory(name, count):
+    b = Builder()
+    base, src = b.input(tensor(6, 4), "base"), b.input(tensor(count, 4), "src")
+    shape = (count,) if name == "index_add" else (count, 4)
+    index = b.input(tensor(*shape, dtype=int64), "index")
+    doubled = base * 2.0 + 1.0
+    graph = b.graph(((doubled.call(name, index, src, dim=0) * 3.0).value,))
+    node = next(n for n in graph.nodes if n.op.name == name)
+    arrays = [numbers((6, 4), float32, 0), numbers((count, 4), float32, 1)]
+    arrays.append(np.random.default_rng(2).integers(0, 6, shape))
+
+    (got,) = run_graph(graph, arrays)
+
+    assert plan(graph).reused[node.output] is node.inputs[0]
+    np.testing.assert_array_equal(got, interpret(graph, *arrays)[0])

@@ -270,6 +270,7 @@ class Kernel:
     constants: the constexpr arguments, by name.  locs: the user's line that a name comes from.
     wide: whether offsets are 64-bit.  bytes_read and bytes_written count each buffer once.
     in_place: (out, in) params that may share memory: each lane reads its place before writing it.
+    touched: the most bytes that are read or written of a param, where that is less than all.
     """
 
     name: str
@@ -284,6 +285,7 @@ class Kernel:
     wide: bool = False
     locs: Mapping[str, Location] = field(default_factory=dict)
     in_place: tuple[tuple[str, str], ...] = ()
+    touched: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def loc(self) -> Location | None:
@@ -293,12 +295,29 @@ class Kernel:
     @property
     def bytes_read(self) -> int:
         """Bytes of all inputs, each once."""
-        return sum({p.value: p.type.nbytes for p in self.params if self._is_read(p)}.values())
+        return sum({p.value: self._nbytes(p) for p in self.params if self._is_read(p)}.values())
 
     @property
     def bytes_written(self) -> int:
         """Bytes of all outputs, each once."""
-        return sum(p.type.nbytes for p in self.params if not self._is_read(p))
+        return sum(self._nbytes(p) for p in self.params if not self._is_read(p))
+
+    def _nbytes(self, param: Param) -> int:
+        return min(param.type.nbytes, self.touched.get(param.name, param.type.nbytes))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether each element of the one output is the same element of the one input, and all are.
+
+        So that where both have the same memory there is nothing to run.
+        """
+        loads = [s for s in self.body if isinstance(s, Load)]
+        stores = [s for s in self.body if isinstance(s, Store)]
+        types = {p.type for p in self.params}
+        if len(self.params) != 2 or len(types) != 1 or len(loads) != 1 or len(stores) != 1:
+            return False
+        (load,), (store,) = loads, stores
+        return (store.value, store.at, store.masks) == (load.name, load.at, load.masks)
 
     def _is_read(self, param: Param) -> bool:
         return param.name in self._loaded

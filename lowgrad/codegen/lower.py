@@ -19,6 +19,7 @@ from lowgrad.codegen.stream import stream
 from lowgrad.codegen.tiling import DEFAULT, Tiling
 from lowgrad.errors import CompileError
 from lowgrad.ir.graph import Graph, Node
+from lowgrad.passes.in_place import SCATTERS
 
 SKELETONS = {
     "pointwise": pointwise,
@@ -39,7 +40,6 @@ KINDS = {
     "contraction": "matmul",
     "scan": "scan",
 }
-SCATTERS = frozenset(("index_add", "scatter_add", "scatter"))
 
 
 @lru_cache(maxsize=4096)

@@ -1,7 +1,8 @@
 """The scatter skeleton: every element of the result looks for the sources that are meant for it.
 
-No two programs write to one place, so there are no atomics and no race: a program owns a tile of
-the result and goes through the indices in order. Same inputs, same bits.
+That is for few sources (`Tiling.direct`); more are sorted first (`sorted_scatter`). No two programs
+write to one place, so there are no atomics and no race: a program owns a tile of the result and
+goes through the indices in order. Same inputs, same bits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from lowgrad.codegen.body import Body
 from lowgrad.codegen.kernel import Bound, Kernel, Reduce
 from lowgrad.codegen.reader import At, Reader
 from lowgrad.codegen.region import Region
+from lowgrad.codegen.sorted_scatter import sorted_scatter
 from lowgrad.codegen.tiling import Tiling, ceil_div, power_of_2, warps_for
 from lowgrad.ir.index import Index, Symbol, as_index, flatten, unflatten
 from lowgrad.ir.tile import Tile
@@ -19,9 +21,14 @@ from lowgrad.ir.types import bool_, int64
 
 
 def scatter(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
-    """One kernel; none if there are no elements."""
+    """One kernel, or those of a sort and what follows it; none if there are no elements."""
     if region.outputs[0][1].type.numel == 0:
         return ()
+    (node,) = region.nodes
+    index, src = (v.type for v in node.inputs[1:])
+    each = index.numel if node.op.name == "index_add" else index.shape[node.attrs["dim"]]
+    if src.numel and each > max(tiling.direct, 1):
+        return sorted_scatter(region, tiling)
     return (_Scatter(region, tiling).kernel(),)
 
 

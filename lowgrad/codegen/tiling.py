@@ -46,6 +46,11 @@ class Tiling:
     scan: the longest piece of a line that is scanned at once.
     split: a reduction to few results takes two launches if each is of more elements than this.
     programs: as many programs as keep a GPU busy.
+    run: elements that one program puts in order by comparing each with each, a power of two.
+    ways: sorted runs that are merged at a time, a power of two.
+    direct: a result looks at so many sources of a scatter itself; more are sorted first.
+    segment: the most sorted sources of many columns that a lane adds up, one after the other; a
+    power of two, 4 or more.
     m, n, k: the blocks of a contraction; 0 leaves the choice to the shape and dtype.
     precision: how tensor cores treat f32, as in tl.dot.  "ieee" is exact, "tf32" is not.
     target: the GPU that contractions are sized for, such as "cuda:90"; "" is none in particular.
@@ -60,6 +65,10 @@ class Tiling:
     scan: int = 1024
     split: int = 16384
     programs: int = 264
+    run: int = 256
+    ways: int = 16
+    direct: int = 64
+    segment: int = 32
     m: int = 0
     n: int = 0
     k: int = 0

@@ -16,6 +16,9 @@ from lowgrad.ir.types import Shape
 from lowgrad.ir.walk import body_of, reached_from
 from lowgrad.passes.dataflow import Edge, Path, Role, flow_of
 
+# They write their first operand, the base, with changes.
+SCATTERS = frozenset(("index_add", "scatter_add", "scatter"))
+
 
 def may_overwrite(node: Node, state: Value, output: Value) -> bool:
     """Whether the kernel of `node` may store its `output` where `state` is."""
@@ -23,6 +26,9 @@ def may_overwrite(node: Node, state: Value, output: Value) -> bool:
         return False
     if state not in node.inputs:
         return True
+    if node.op.name in SCATTERS:
+        # All kinds read an element of the base before, or when, they write it, and no other.
+        return node.inputs.count(state) == 1 and state is node.inputs[0]
     body = body_of(node)
     inner = dict(zip(dict.fromkeys(node.inputs), body.inputs, strict=True))
     results = dict(zip(node.outputs, body.outputs, strict=True))

@@ -196,6 +196,11 @@ def plan(graph: Graph, known: Known | None = None, machine: Machine = HOST) -> P
     owners: list[_Owner] = []
     updates = _updates(graph)
     for index, node in enumerate(graph.nodes):
+        if node.op.family == "create":
+            # Zeros that an update is added to are named as it is.
+            (zeros,) = node.outputs
+            for new in (n for n, old in reused.items() if old is zeros and n in updates):
+                updates[zeros] = updates[new]
         for value in node.outputs:
             if roots[value] is value and value not in over and value not in results:
                 name = _name(value, node, updates)

@@ -65,3 +65,18 @@ def test_may_overwrite(name):
     node = graph.nodes[-1]
 
     assert may_overwrite(node, x.value, node.outputs[0]) is expected
+
+
+@pytest.mark.parametrize("name", ["index_add", "scatter_add", "scatter"])
+def test_a_scatter_may_write_over_its_base_and_over_nothing_else(name):
+    b = Builder()
+    base, src = b.input(SQUARE, "base"), b.input(SQUARE, "src")
+    shape = (8,) if name == "index_add" else (8, 8)
+    index = b.input(TensorType(shape, int64), "index")
+    node, itself = (
+        b.graph((base.call(name, index, source, dim=0).value,)).nodes[-1] for source in (src, base)
+    )
+
+    assert may_overwrite(node, base.value, node.outputs[0])
+    assert not may_overwrite(node, src.value, node.outputs[0])
+    assert not may_overwrite(itself, base.value, itself.outputs[0])

@@ -183,6 +183,8 @@ class _Scribe:
                 scratch.plus(offsets[p.name]) if p.role == "scratch" else at[p.value]
                 for p in kernel.params
             )
+            if kernel.is_copy and addresses[0] == addresses[1]:
+                continue  # a scatter whose result lies where its base did
             self.made.calls.append(KernelCall(kernel, addresses))
 
     def _kernels(self, node: Node) -> tuple[Kernel, ...]:

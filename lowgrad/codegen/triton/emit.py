@@ -286,6 +286,8 @@ def _special(fn: str, args: list[str], dtype: DType) -> str:
         return _power(args, dtype)
     if fn == "tanh":
         return f"_tanh64({x})" if dtype is float64 else f"_tanh({x})"
+    if fn == "sort_key":
+        return f"_sort_key64({x})" if dtype is float64 else f"_sort_key({x})"
     if fn == "round":
         return f"_round({x}, {2.0**52 if dtype is float64 else 2.0**23})"
     if fn == "sign":

@@ -188,6 +188,24 @@ def _pow_unsigned(a, b, BITS: tl.constexpr):
 )
 _helper(
     """
+def _sort_key(x):
+    # An integer that compares as x does; zeros are one, NaNs another, the largest.
+    bits = tl.where(x == 0, 0.0, x).to(tl.int32, bitcast=True)
+    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    return tl.where(x != x, 0x7FFFFFFF, bits)
+"""
+)
+_helper(
+    """
+def _sort_key64(x):
+    # An integer that compares as x does; zeros are one, NaNs another, the largest.
+    bits = tl.where(x == 0, 0.0, x).to(tl.int64, bitcast=True)
+    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFFFFFFFFFF, bits)
+    return tl.where(x != x, 0x7FFFFFFFFFFFFFFF, bits)
+"""
+)
+_helper(
+    """
 def _random_bits(seed, counter, place):
     # Philox4x32-10: element `place` is word place % 4 of block place // 4.
     block = place // 4

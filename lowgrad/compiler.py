@@ -113,6 +113,8 @@ class Compiled:
     def __init__(self, graph: Graph, forward_nodes: int, options: Options) -> None:
         self.options = options
         self.pass_ms: dict[str, float] = {}
+        # The recordings of its function, with their reasons, as far as they are known.
+        self.history: Sequence[Any] = ()
         # What reads the arrays of the call that this was lowered for, by position.
         self.given: Callable[[], dict[int, npt.NDArray[Any]]] | None = None
         self.machine = machine_of(options)
@@ -258,17 +260,25 @@ class Compiled:
         made = {identity(k): b for k, b in zip(distinct(self.kernels), binaries, strict=True)}
         return [facts_of(kernel, times, made[identity(kernel)]) for kernel, times in self.launches]
 
-    def report(
-        self, path: str | Path, *, arch: str | None = None, history: Sequence[Any] | None = None
-    ) -> Path:
+    def report(self, path: str | Path, *, arch: str | None = None) -> Path:
         """Write one HTML page about the step, which works offline; return its path.
 
         arch: also compile the kernels for this target, "cuda:90", and show registers and occupancy.
-        history: recordings to list, `step.history.recorded`.
+        On a GPU each kernel is measured as well, by itself, on numbers of its own.
         """
         from lowgrad.report import report
 
-        return report(self, path, arch=arch, history=history)
+        return report(self, path, arch=arch)
+
+    def measured_ms(self) -> list[float] | None:
+        """Milliseconds of one launch of each kernel, measured on its GPU; None where it is not."""
+        is_there = is_gpu(self.options.device) and gpus.count()
+        gpu = devices.gpu_of(self.options.device) if is_there else None
+        if gpu is None:
+            return None
+        from lowgrad.codegen.cuda.tune import milliseconds
+
+        return [milliseconds([kernel], gpu) for kernel in self.kernels]
 
     def eject(self, path: str | Path, target: str | None = None) -> Path:
         """Write the step as one Python file that runs without lowgrad; return its path.

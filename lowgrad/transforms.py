@@ -251,6 +251,7 @@ class CompiledFunction:
         found, key = self._look(args, kwargs)
         entry = self._matching(key, found) or self._record(args, kwargs, found, key)
         entry.compiled.given = lambda: given(entry, found)
+        entry.compiled.history = self.history.recorded
         return entry.compiled
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -43,6 +43,7 @@ class KernelShown:
     kernel: Kernel
     model: Modelled | None
     facts: Any = None
+    measured_ms: float | None = None
     launches: list[tuple[str, int]] = field(default_factory=list)
     part: float = 0.0
 
@@ -85,8 +86,8 @@ class Box:
 class Data:
     """All of a report."""
 
-    def __init__(self, compiled: Any, arch: str | None, history: Sequence[Any] | None) -> None:
-        self.compiled, self.arch, self.history = compiled, arch, history
+    def __init__(self, compiled: Any, arch: str | None) -> None:
+        self.compiled, self.arch, self.history = compiled, arch, compiled.history
         self.target = arch or compiled.tiling.target or "cuda:90"
         self.plan: Plan = compiled.plan
         self.graph: Graph = compiled.graph
@@ -95,6 +96,7 @@ class Data:
     def _kernels(self) -> tuple[list[KernelShown], dict[int, list[int]]]:
         """The distinct kernels, and which of them each node of the graph has."""
         facts = self.compiled.kernel_facts(self.arch) if self.arch else None
+        self.measured = self.compiled.measured_ms()
         by_text: dict[str, KernelShown] = {}
         owner = _owners(self.graph)
         owned: dict[int, list[int]] = {}
@@ -104,7 +106,9 @@ class Data:
             if shown is None:
                 model = modelled(kernel, self.target)
                 fact = facts[number] if facts else None
-                shown = by_text[kernel.source] = KernelShown(len(by_text), kernel, model, fact)
+                ms = self.measured[number] if self.measured else None
+                shown = KernelShown(len(by_text), kernel, model, fact, ms)
+                by_text[kernel.source] = shown
             shown.launches.append((str(kernel.loc or ""), times))
             # What fills a loop's accumulators is of a node made for it: the next loop's.
             at = owner.get(id(kernel.node), at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,10 @@ from lowgrad.runtime.memory import human
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def report(
-    compiled: Any,
-    path: str | Path,
-    *,
-    arch: str | None = None,
-    history: Sequence[Any] | None = None,
-) -> Path:
+def report(compiled: Any, path: str | Path, *, arch: str | None = None) -> Path:
     """Write the report of `compiled` to `path`; return it.
 
     arch: compile the kernels for this target ("cuda:90") and show registers, spills, occupancy.
-    history: the recordings of its function, with their reasons.
     Raises MissingDependencyError without Jinja2 or Pygments.
     """
     try:
@@ -42,7 +34,7 @@ def report(
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"human": human, "count": _count, "time": _time, "python": _python}
-    data = Data(compiled, arch, history)
+    data = Data(compiled, arch)
     text = environment.get_template("report.html.j2").render(
         data=data,
         compiled=compiled,

@@ -136,3 +136,14 @@ def test_without_a_gpu_nothing_is_measured():
     step = lowgrad.compile(lambda x: x @ x, tune=True)
 
     np.testing.assert_allclose(step(lowgrad.eye(3)).numpy(), np.eye(3))
+
+
+def test_a_report_shows_what_was_measured(mock, monkeypatch, tmp_path):
+    pytest.importorskip("jinja2")
+    monkeypatch.setattr(tune, "functions", mock.functions)
+    x, w = operands()
+
+    text = step_of().lower(x, w).report(tmp_path / "step.html").read_text()
+
+    assert ">Measured</th>" in text
+    assert " ms</td>" in text

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lowgrad.codegen.lower import Launch
 from lowgrad.ir.graph import Graph, Location
 from lowgrad.passes.base import Pass
 from lowgrad.passes.decisions import Decision
 from lowgrad.runtime.memory import Buffer, human
+
+if TYPE_CHECKING:
+    from lowgrad.codegen.lower import Launch
 
 # Longer lists of operations are cut in the middle.
 MOST_OPS = 6

@@ -12,15 +12,13 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import islice, product
 
-from lowgrad.codegen.gpus import GpuSpec, spec_of
+from lowgrad.codegen.gpus import LAUNCH, GpuSpec, spec_of
 from lowgrad.codegen.problem import Problem
 from lowgrad.codegen.tiling import DotTiling, Tiling, ceil_div, dot_tiling, power_of_2
 from lowgrad.ir.types import float32
 
 # Seconds until a copy from memory arrives, under load: about a thousand cycles (Luo et al. 2024).
 LATENCY = 0.7e-6
-# Seconds that a launch costs in a CUDA graph, with the ramp-up and the tail of its programs.
-LAUNCH = 2.5e-6
 # Cycles of a turn in which tensor cores wait: barriers and the wait for the next stage's copies.
 TURN = 64
 # Instructions that one copy takes with its addresses, read off compiled loops: 100 for 12 of them.

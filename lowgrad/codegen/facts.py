@@ -6,14 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from lowgrad.codegen.gpus import spec_of
+from lowgrad.codegen.gpus import LAUNCH, spec_of
 from lowgrad.codegen.kernel import Dot, Kernel, walk
 
 if TYPE_CHECKING:
     from lowgrad.codegen.triton.compile import Binary
 
-# Seconds between two kernels of a CUDA graph: the ramp-up and the tail of their programs.
-LAUNCH = 2.5e-6
 # Instructions of tensor cores, in PTX and in GCN assembly, and what to call them.
 TENSOR_CORES = {
     "tcgen05": r"\btcgen05\.mma",

@@ -44,6 +44,8 @@ class GpuSpec:
         return self.mma != "mma"
 
 
+# Seconds that a launch costs in a CUDA graph, with the ramp-up and the tail of its programs.
+LAUNCH = 2.5e-6
 KIB, MIB = 1024, 1024 * 1024
 # Shared memory: CUDA C++ Programming Guide, "Compute Capabilities", technical specifications.
 # Rates, dense: NVIDIA's architecture white papers (A100, GA102, AD102, H100, RTX Blackwell) and

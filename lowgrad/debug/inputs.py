@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lowgrad.codegen.check import smallest_range
 from lowgrad.errors import ArgumentError
-from lowgrad.ir.graph import Graph, Node
+from lowgrad.ir.graph import Graph
 from lowgrad.ir.types import TensorType
 
 Array = npt.NDArray[Any]
@@ -65,14 +66,3 @@ def _random(type_: TensorType, rng: np.random.Generator, below: int, signed: boo
             made = made * rng.choice([-1.0, 1.0], type_.shape)
         return np.asarray(made, np.float64).astype(dtype.numpy)
     return np.asarray(rng.integers(0, below, type_.shape)).astype(dtype.numpy)
-
-
-def smallest_range(nodes: Iterable[Node]) -> int:
-    """What every index that `nodes` use may be below: at most 9."""
-    below = 9
-    for node in nodes:
-        if node.op.family == "indexing":
-            below = min(below, node.inputs[0].type.shape[node.attrs["dim"]])
-        if "body" in node.attrs:
-            below = min(below, smallest_range(node.attrs["body"].nodes))
-    return max(below, 1)

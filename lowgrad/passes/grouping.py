@@ -27,6 +27,8 @@ MAX_MEMBERS = 256
 # chip has no row: such reductions only reduce, but for rows that lie in memory one after the other.
 MIN_ROWS = 32
 MAX_ROW = 8192
+# What has fewer elements than the largest value by this factor merges after all else has.
+SMALL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +96,39 @@ class Grouping:
 
 
 def group_nodes(flow: Flow) -> Grouping:
-    """Merge all that one kernel can compute."""
+    """Merge all that one kernel can compute.
+
+    What is small waits: a mean over the rows' losses, merged with the count that it is divided by,
+    would come after the rows, and their gradient, which needs the count, after both; apart, rows
+    and gradient are one pass over what is large.
+    """
     grouping = Grouping(flow)
-    for node in range(len(flow.edges)):
-        if flow.role[node] in (Role.POINTWISE, Role.REDUCTION):
-            _join_operands(grouping, node)
+    largest = max((s.numel for s in grouping.summary), default=0)
+    for waits in (largest // SMALL, -1):
+        for node in range(len(flow.edges)):
+            if flow.role[node] in (Role.POINTWISE, Role.REDUCTION):
+                _join_operands(grouping, node, waits)
     return grouping
 
 
-def _join_operands(grouping: Grouping, node: int) -> None:
+def _join_operands(grouping: Grouping, node: int, waits: int) -> None:
+    """Merge a node with its operands, but for merges of what has up to `waits` elements."""
     flow = grouping.flow
     for edge in sorted(flow.edges[node], key=lambda e: -e.nbytes):
         source = flow.producer.get(edge.source)
-        if source is not None:
-            grouping.try_merge(grouping.group(source), grouping.group(node))
+        if source is None:
+            continue
+        groups = grouping.group(source), grouping.group(node)
+        one, other = (grouping.summary[g] for g in groups)
+        is_small = one.numel <= waits and other.numel <= waits
+        if not is_small and not (waits >= 0 and _is_for_rows(one, other)):
+            grouping.try_merge(*groups)
+
+
+def _is_for_rows(source: Summary, reader: Summary) -> bool:
+    """Whether `source` makes one number for each row of `reader`, from none of its elements."""
+    is_alone = source.kind == "pointwise" and reader.kind == "rows"
+    return is_alone and source.numel == reader.rows < reader.numel
 
 
 def _sources(flow: Flow, node: int) -> list[int]:

@@ -18,6 +18,7 @@ from benchmarks import measure
 from benchmarks.executed import executed
 from benchmarks.figure import Section, show, write
 from benchmarks.fusion import fusion
+from benchmarks.looking import looking
 from benchmarks.overheads import overheads
 from benchmarks.pictures import draw
 from benchmarks.planned import budgets, planned
@@ -29,6 +30,7 @@ SECTIONS: dict[str, Callable[[bool], Section]] = {
     "gpt2": planned,
     "budgets": budgets,
     "overheads": overheads,
+    "looking": looking,
     "executed": executed,
     "fusion": fusion,
 }

@@ -22,6 +22,7 @@ from lowgrad.config import settings
 from lowgrad.dump import dump as write_dump
 from lowgrad.errors import ArgumentError, CompileError, CompileWarning, DeviceError
 from lowgrad.history import History, Recorded, first_change
+from lowgrad.ir.text import print_graph
 from lowgrad.ir.types import DType
 from lowgrad.recording import Recording, record
 from lowgrad.replay import MISSED, Entry, ShortWay, Untouched, given, modes, replay
@@ -348,7 +349,7 @@ class CompiledFunction:
             with spans.span("record", self.name):
                 recording = self._recorded(args, kwargs, found, options)
             with spans.span("compile", self.name, nodes=len(recording.graph.nodes)):
-                compiled = Compiled(recording.graph, recording.forward_nodes, options)
+                compiled = self._compiled(recording, options)
         entry = Entry(recording, compiled)
         self._dump(compiled)
         ms = (time.perf_counter() - started) * 1e3
@@ -360,6 +361,23 @@ class CompiledFunction:
         )
         self._entries.setdefault(key, []).append(entry)
         return entry
+
+    def _compiled(self, recording: Recording, options: Options) -> Compiled:
+        """The recording compiled. Where that fails, the graph is dumped, if dumps are asked for."""
+        try:
+            return Compiled(recording.graph, recording.forward_nodes, options)
+        except CompileError:
+            root = self._dump_root
+            if root is not None:
+                folder = root / f"{self.name}-failed"
+                folder.mkdir(parents=True, exist_ok=True)
+                text = print_graph(recording.graph, locations=True)
+                (folder / "01-autodiff.ir").write_text(f"{text}\n", encoding="utf-8")
+            raise
+
+    @property
+    def _dump_root(self) -> Path | None:
+        return self._options.dump or settings().dump_dir
 
     def _recorded(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], found: Snapshot, options: Options
@@ -413,7 +431,7 @@ class CompiledFunction:
 
     def _dump(self, compiled: Compiled) -> None:
         """Write a new recording down, if that was asked for."""
-        root = self._options.dump or settings().dump_dir
+        root = self._dump_root
         if root is not None:
             write_dump(compiled, root / f"{compiled.graph.name}-{self.recordings}")
 

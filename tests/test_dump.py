@@ -10,6 +10,7 @@ from models import MODELS
 import lowgrad
 from lowgrad import config
 from lowgrad.dump import dump
+from lowgrad.errors import CompileError
 from lowgrad.ir.text import parse
 
 
@@ -65,3 +66,25 @@ def test_the_launches_name_the_line_and_whose_buffers(compiled, tmp_path):
     weights = {v.hint for v in compiled.graph.inputs if v.hint.endswith("weight")}
     assert len(weights) == 3
     assert all(f" {hint}\n" in text for hint in weights)
+
+
+def test_a_step_that_a_pass_fails_on_leaves_a_graph_that_shows_it(tmp_path, monkeypatch, capsys):
+    from lowgrad.cli import main
+    from lowgrad.passes.pipeline import SIMPLIFY
+
+    step = next(s for s in SIMPLIFY if s.name == "fold")
+    right = step.run
+
+    def wrong(graph):
+        raise KeyError("broken")
+
+    object.__setattr__(step, "run", wrong)
+    try:
+        with pytest.raises(CompileError, match=r"(?s)pass fold failed.*for lowgrad dump"):
+            lowgrad.compile(lambda x: x * 2 + 1, dump=tmp_path)(lowgrad.ones(3))
+        (left,) = tmp_path.glob("*-failed/*.ir")
+        assert main(["dump", "passes", str(left), "--to", "fold"]) == 2
+        assert "pass fold failed on" in capsys.readouterr().err
+    finally:
+        object.__setattr__(step, "run", right)
+    assert main(["dump", "passes", str(left), "--to", "fold"]) == 0

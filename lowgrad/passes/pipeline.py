@@ -111,6 +111,7 @@ def _run(step: Pass, graph: Graph, verify: bool) -> Graph:
         what = error.message if isinstance(error, LowgradError) else repr(error)
         raise CompileError(
             f"pass {step.name} failed on {graph.name}: {what}",
-            fix="this is a bug of lowgrad: LOWGRAD_DUMP=dir writes the graph that replays it",
+            fix="this is a bug of lowgrad: LOWGRAD_DUMP=dir writes a graph that shows it, for "
+            "lowgrad dump passes",
         ) from error
     return result

@@ -108,7 +108,7 @@ def user_frame() -> tuple[str, int, str] | None:
 
 def is_library_file(filename: str) -> bool:
     """Whether the file belongs to lowgrad, the standard library or an installed package."""
-    if _is_internal(filename) or filename == "":
+    if _IS_INTERNAL.get(filename) or _is_internal(filename) or filename == "":
         return True
     return filename.startswith((_STDLIB, *_INSTALLED)) or "site-packages" in filename
 
@@ -141,6 +141,11 @@ def short_path(file: str) -> str:
     if below:
         return os.path.relpath(path)
     return os.path.join(os.path.basename(os.path.dirname(path)), os.path.basename(path))
+
+
+def pass_over(filename: str) -> None:
+    """Take the file for one of lowgrad's own, in which no line is the user's."""
+    _IS_INTERNAL[filename] = True
 
 
 def _remember(filename: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +95,44 @@ def test_what_cannot_be_found_is_said(script, program, message):
 
     with pytest.raises(ArgumentError, match=message):
         first_call(program)
+
+
+@pytest.mark.parametrize(
+    ("text", "last", "lines"),
+    [
+        ("import lowgrad\n1 / 0\n", "ZeroDivisionError: division by zero", 4),
+        ("import lowgrad\nx =\n", "SyntaxError: invalid syntax", 4),
+        (
+            "import lowgrad, json\n\n"
+            "@lowgrad.compile\ndef step(x):\n    return x * int('one')\n\n"
+            "step(lowgrad.ones(2))\n",
+            "ValueError: invalid literal for int() with base 10: 'one'",
+            4,
+        ),
+    ],
+    ids=["when it runs", "before it runs", "in the step"],
+)
+def test_what_a_script_raises_is_shown_as_python_shows_it(tmp_path, capsys, text, last, lines):
+    path = tmp_path / "wrong.py"
+    path.write_text(text)
+
+    assert main(["explain", str(path)]) == 2
+
+    shown = [s for s in capsys.readouterr().err.splitlines() if set(s.strip()) - set("^~")]
+    assert shown[-1] == last
+    assert len(shown) <= lines, "no frames but the script's"
+
+
+def test_an_error_of_lowgrad_itself_is_not_hidden(script, monkeypatch):
+    def broken(*args, **kwargs):
+        return {}["nothing"]
+
+    monkeypatch.setattr("lowgrad.cli.program.Call.lower", broken)
+    # It was planted here, so pretend that here is lowgrad.
+    monkeypatch.setattr("lowgrad.cli.program.PACKAGE", str(Path(__file__).parent))
+
+    with pytest.raises(KeyError):
+        main(["explain", "train.py"])
 
 
 def test_kernels_are_a_table(script, capsys):

@@ -17,8 +17,10 @@ COMMANDS = ("env", "demo", "bench", "explain", "kernels", "eject", "report", "du
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0: done; 1: it found a fault; 2: it could not be understood or started."""
     args = _parser().parse_args(argv)
-    from lowgrad.errors import LowgradError
+    from lowgrad.errors import LowgradError, pass_over
 
+    if argv is None:  # the installed script: its one line is nobody's mistake
+        pass_over(sys.argv[0])
     try:
         return int(import_module(f"lowgrad.cli.{args.command}").run(args))
     except LowgradError as error:
@@ -27,6 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         sys.stderr.close()
         return 0
+    except Exception as error:
+        from lowgrad.cli.program import own_traceback
+
+        shown = own_traceback(error)
+        if shown is None:
+            raise
+        print(shown, file=sys.stderr, end="")
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

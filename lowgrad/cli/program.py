@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lowgrad
 from lowgrad.compiler import Compiled
-from lowgrad.errors import ArgumentError
+from lowgrad.errors import ArgumentError, is_library_file
 from lowgrad.transforms import CompiledFunction, intercepted
+
+PACKAGE = str(Path(lowgrad.__file__).parent)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,22 @@ def first_call(program: str, arguments: Sequence[str] = ()) -> Call:
     raise _not_called(path, name, seen)
 
 
+def own_traceback(error: Exception) -> str | None:
+    """The traceback of a script's error as Python would print it, without the frames around it.
+
+    None if it was not raised by the script, or by what it called outside of lowgrad.
+    """
+    told = traceback.TracebackException.from_exception(error, compact=True)
+    frames = list(told.stack)
+    first = next((i for i, f in enumerate(frames) if not is_library_file(f.filename)), len(frames))
+    own = [f for f in frames[first:] if not f.filename.startswith(PACKAGE)]
+    # A script that does not parse has no frame.
+    if not isinstance(error, SyntaxError) and (not own or own[-1] is not frames[-1]):
+        return None
+    told.stack[:] = own
+    return "".join(told.format())
+
+
 class _Found(BaseException):
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -73,7 +93,7 @@ def _parsed(program: str) -> tuple[Path, str | None]:
     file, _, name = program.partition(".py:")
     path = Path(f"{file}.py" if name else program)
     if not path.is_file():
-        raise ArgumentError(f'there is no file "{path}"', fix="lowgrad explain train.py:step")
+        raise ArgumentError(f'there is no file "{path}"; a step is named as in train.py:step')
     return path.resolve(), name or None
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lowgrad.codegen.lower import is_free, lower
 from lowgrad.codegen.run import run_node as run_kernels
-from lowgrad.compare import NOISE, apart, nudged, same_bits, tolerance
+from lowgrad.compare import apart, errors, same_bits
 from lowgrad.debug.inputs import made_up, save, saved
 from lowgrad.debug.reduce import reduced
 from lowgrad.errors import ArgumentError, LowgradError
@@ -20,7 +20,7 @@ from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.interpret import interpret
 from lowgrad.ir.interpret import run_node as reference
 from lowgrad.ir.text import parse
-from lowgrad.ir.walk import needed
+from lowgrad.ir.walk import alone, needed
 from lowgrad.passes.base import Pass
 from lowgrad.passes.pipeline import SIMPLIFY
 from lowgrad.passes.pipeline import lower as lowering
@@ -58,7 +58,11 @@ def stages(folder: Path) -> list[Stage]:
     """The stages of a dump in order. Raises ArgumentError if there are none."""
     paths = sorted(folder.glob("[0-9]*-*.ir"))
     if not paths:
-        raise ArgumentError(f'"{folder}" holds no dump: there are no files like 01-autodiff.ir')
+        below = sorted({str(path.parent) for path in folder.glob("*/01-*.ir")})
+        raise ArgumentError(
+            f'"{folder}" holds no dump: there are no files like 01-autodiff.ir',
+            fix=f"name one of those below: {', '.join(below[:3])}" if below else None,
+        )
     found = []
     for path in paths:
         name = path.stem.partition("-")[2]
@@ -107,23 +111,11 @@ def differs(
         made = interpret(after, *arrays)
     except (LowgradError, ValueError, IndexError):
         return float("inf")
-    worst = 0.0
-    noisy: tuple[Array, ...] | None = None
-    for number, (got, want) in enumerate(zip(made, expected, strict=True)):
-        if same_bits(got, want):
-            continue
-        found = apart(got, want)
-        type_ = before.outputs[number].type
-        if exact and type_.dtype.is_floating_point:
-            # A sum of zeros may differ in its sign, which no bit of any use depends on.
-            worst = max(worst, found)
-            continue
-        if found <= tolerance(type_):
-            continue
-        noisy = noisy or interpret(before, *map(nudged, arrays))
-        if found > tolerance(type_) + NOISE * apart(noisy[number], want):
-            worst = max(worst, found)
-    return worst
+    if exact:
+        # A sum of zeros may differ in its sign, which no bit of any use depends on.
+        pairs = zip(made, expected, strict=True)
+        return max((apart(a, b) for a, b in pairs if not same_bits(a, b)), default=0.0)
+    return max(errors(before, arrays, made, expected), default=0.0)
 
 
 def _cut(
@@ -180,21 +172,17 @@ def kernel_differs(node: Node, operands: Sequence[Array]) -> float:
         made = run_kernels(node, operands)
     except LowgradError:
         return float("inf")
-    worst = 0.0
-    for value, got, want in zip(node.outputs, made, expected, strict=True):
-        found = apart(got, want)
-        if found > tolerance(value.type):
-            worst = max(worst, found)
-    return worst
+    given = dict(zip(node.inputs, operands, strict=True))
+    return max(errors(alone(node), list(given.values()), made, expected), default=0.0)
 
 
 def _cut_kernel(node: Node, operands: Sequence[Array], seconds: float) -> tuple[Graph, list[Array]]:
     """The smallest part of a region's body whose kernel is still wrong, as a region of its own."""
-    alone = Graph(tuple(dict.fromkeys(node.inputs)), (node,), node.outputs, {}, "kernel")
+    whole = alone(node)
     given = dict(zip(node.inputs, operands, strict=True))
-    arrays = [given[v] for v in alone.inputs]
+    arrays = [given[v] for v in whole.inputs]
     if node.op.name != "fused":
-        return alone, arrays
+        return whole, arrays
     body: Graph = node.attrs["body"]
 
     def region(part: Graph) -> Node:
@@ -209,9 +197,8 @@ def _cut_kernel(node: Node, operands: Sequence[Array], seconds: float) -> tuple[
 
     small, values = reduced(body, list(operands), shows, seconds=seconds)
     if not shows(small, values):
-        return alone, arrays
-    fresh = region(small)
-    return Graph(fresh.inputs, (fresh,), fresh.outputs, {}, "kernel"), values
+        return whole, arrays
+    return alone(region(small)), values
 
 
 def size_of(graph: Graph) -> int:

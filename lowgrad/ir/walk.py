@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from lowgrad.ir.graph import Graph, Node, Value
 
 
+def alone(node: Node) -> Graph:
+    """The graph of one node. What it reads several times is one input."""
+    return Graph(tuple(dict.fromkeys(node.inputs)), (node,), node.outputs, {}, node.op.name)
+
+
 def producers(graph: Graph) -> dict[Value, Node]:
     """The node that makes each value; inputs have none."""
     return {value: node for node in graph.nodes for value in node.outputs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from lowgrad.codegen.facts import Modelled, modelled
 from lowgrad.codegen.kernel import Kernel
 from lowgrad.ir.graph import Graph, Node
-from lowgrad.ir.walk import producers
+from lowgrad.ir.walk import alone, producers
 from lowgrad.report.diff import Line, side_by_side
 from lowgrad.report.layout import Layout, place
 from lowgrad.runtime.memory import Buffer, Plan
@@ -60,9 +60,7 @@ class KernelShown:
     @property
     def ir(self) -> str:
         """The node it came from, as text."""
-        node = self.kernel.node
-        inputs = tuple(dict.fromkeys(node.inputs))
-        return str(Graph(inputs, (node,), node.outputs, {}, self.kernel.name))
+        return str(replace(alone(self.kernel.node), name=self.kernel.name))
 
     @property
     def source_lines(self) -> list[tuple[str, str]]:

@@ -168,6 +168,21 @@ def test_no_model_has_one(name, tmp_path):
     assert stages.first_wrong_pass(folder) is None
 
 
+@pytest.mark.parametrize("dtype", [lowgrad.float16, lowgrad.bfloat16], ids=["f16", "bf16"])
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_nor_has_one_whose_products_are_in_16_bits(name, dtype, tmp_path):
+    """Inside a region they are not rounded: a difference, and no fault."""
+    step, batch = models.MODELS[name]()
+
+    def mixed(*batch):
+        with lowgrad.autocast("cpu", dtype=dtype):
+            return step(*batch)
+
+    folder = dump(lowgrad.compile(mixed).lower(*batch), tmp_path)
+
+    assert stages.first_wrong_pass(folder) is None
+
+
 def test_row_loops_are_replayed_as_they_were_asked_for(tmp_path):
     head = lowgrad.nn.Linear(16, 3000)
     step = lowgrad.compile(lambda x, y: F.cross_entropy(head(x), y), memory="1.1MB")

@@ -34,6 +34,7 @@ def run(path, *arguments):
     command = [sys.executable, "-c", ALONE, str(path), "--interpret", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert not done.stderr
     return [line.partition(" = ")[2] for line in done.stdout.splitlines()]
 
 

@@ -10,7 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lowgrad.codegen.kernel import Kernel, Param, Reduce
-from lowgrad.codegen.partials import accumulated_in, partial_of, with_partials
+from lowgrad.codegen.partials import (
+    Nodes,
+    accumulated_in,
+    partial_of,
+    rewritten,
+    scratch,
+    with_partials,
+)
 from lowgrad.codegen.region import Region
 from lowgrad.codegen.rows import rows
 from lowgrad.codegen.rowspace import Space, Tile2, space_of, tile_of
@@ -35,6 +42,7 @@ def reductions(region: Region, tiling: Tiling) -> tuple[Kernel, ...]:
     tile = tile_of(space, tiling)
     is_narrow = min(space.rows, space.cols) < 2
     if tile.is_looped or not space.is_row_major or is_narrow or not by_row.outputs:
+        by_row, by_column = _apart(region, by_row, by_column, sums)
         return (*rows(by_row, tiling), *rows(by_column, tiling, "column_pieces"))
     return _together(region, by_row, by_column, sums, _Pieces.of(space, tile, tiling), tiling)
 
@@ -70,6 +78,23 @@ def _parts(region: Region, sums: tuple[Node, ...]) -> tuple[Region, Region]:
 def _only(region: Region, outputs: tuple[tuple[Value, Param], ...]) -> Region:
     nodes = tuple(needed(region.nodes, (v for v, _ in outputs)))
     return replace(region, nodes=nodes, outputs=outputs)
+
+
+def _apart(
+    region: Region, by_row: Region, by_column: Region, sums: tuple[Node, ...]
+) -> tuple[Region, Region]:
+    """Two regions that two kernels can be: the rows' one hands over what the columns' one uses."""
+    used = [n for n in by_column.nodes if n.op.family == "reduction" and n not in sums]
+    handed: list[tuple[Value, Param]] = []
+    replaced: dict[Node, Nodes] = {}
+    for number, node in enumerate(used):
+        type_ = node.output.type.with_dtype(accumulated_in(node.inputs[0].type.dtype))
+        param = scratch(f"row{number}_ptr", type_, node)
+        handed.append((node.output, param))
+        replaced[node] = Nodes(node.loc)
+        replaced[node].give(param.value, node)
+    by_column = rewritten(by_column, replaced, tuple(p for _, p in handed))
+    return _only(region, (*by_row.outputs, *handed)), _only(by_column, by_column.outputs)
 
 
 @dataclass(frozen=True)

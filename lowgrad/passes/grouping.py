@@ -69,7 +69,7 @@ class Grouping:
             return None
         first, last = self.parts.ordered(a, b)
         merged = _together(self.summary[a], self.summary[b])
-        if merged is None or not self._fit(first, last, merged):
+        if merged is None or not self._flow(first, last, merged):
             return None
         return self.force_merge(a, b, merged)
 
@@ -83,7 +83,11 @@ class Grouping:
             self.summary[group] = merged
         return group
 
-    def _fit(self, first: int, last: int, merged: Summary) -> bool:
+    def fits(self, group: int, reader: int) -> bool:
+        """Whether a kernel as `group` is one could hand `reader` all that this reads of it."""
+        return self._flow(group, reader, self.summary[group])
+
+    def _flow(self, first: int, last: int, merged: Summary) -> bool:
         """Whether all that `last` reads from `first` flows in a way that `merged` can express."""
         flow = self.flow
         for node in self.parts.members[last]:

@@ -69,17 +69,13 @@ def _does_all_else(traffic: Traffic, product: int, group: int, total: int) -> bo
     return True
 
 
-def _are_apart(traffic: Traffic, a: int, b: int, written_last: bool = False) -> bool:
-    """Whether neither of two groups reads what the other makes or updates.
-
-    written_last: what `b` updates is written when `a` has read all it needs.
-    """
+def _are_apart(traffic: Traffic, a: int, b: int) -> bool:
+    """Whether neither of two groups reads what the other makes or updates."""
     made = {a: set(_made(traffic, a)), b: set(_made(traffic, b))}
     for one, other in ((a, b), (b, a)):
         if any(v in made[other] for v in traffic.reads.get(one, ())):
             return False
-    pairs = ((b, a),) if written_last else ((a, b), (b, a))
-    return not any(_reads_what_is_updated(traffic, one, other) for one, other in pairs)
+    return not any(_reads_what_is_updated(traffic, *pair) for pair in ((a, b), (b, a)))
 
 
 # --- Reads of one value --------------------------------------------------------------------------
@@ -110,20 +106,67 @@ def share_columns(traffic: Traffic) -> None:
 
 
 def _join_rows(traffic: Traffic, columns: int) -> None:
-    """Merge `columns` into the kernel of rows with which it has most to read once, if any."""
+    """Merge `columns` into the kernel of rows that has most of what it reads in hands, if any."""
     grouping = traffic.grouping
     of_columns = grouping.summary[columns]
     shared: dict[int, int] = {}
     for value, read in traffic.reads.get(columns, {}).items():
-        for other in traffic.readers[value] if value.type.numel >= of_columns.numel else ():
+        if value.type.numel < of_columns.numel:
+            continue
+        source = traffic.flow.producer.get(value)
+        made_by = () if source is None else (grouping.group(source),)
+        for other in (*traffic.readers[value], *made_by):
             shared[other] = shared.get(other, 0) + read.nbytes
     for rows in sorted(shared, key=lambda g: -shared[g]):
         crosses = _crosses(grouping.summary[rows], of_columns)
-        if crosses and _are_apart(traffic, rows, columns, written_last=True):
+        if crosses and _can_be_summed(traffic, rows, columns):
             merged = grouping.force_merge(rows, columns, grouping.summary[rows])
             if merged is not None:
                 traffic.follow(merged, rows, columns)
+                _join_same_rows(traffic, merged)
                 return
+
+
+def _can_be_summed(traffic: Traffic, rows: int, columns: int) -> bool:
+    """Whether a kernel of rows, as it goes through them, has all that the sums of columns need."""
+    return (
+        traffic.grouping.fits(rows, columns)
+        and not any(v in traffic.reads.get(rows, ()) for v in _made(traffic, columns))
+        # State that the sums update is written when all rows have been read.
+        and not _reads_what_is_updated(traffic, columns, rows)
+    )
+
+
+def _join_same_rows(traffic: Traffic, group: int) -> None:
+    """Merge a kernel of rows and columns with those of the same rows: no sum stands between now.
+
+    Of a norm, what makes the statistics and what uses them, on either side of the sums before.
+    """
+    grouping = traffic.grouping
+    size = grouping.summary[group].numel
+    read = [v for v in traffic.reads.get(group, ()) if v.type.numel >= size]
+    for other in dict.fromkeys(g for v in read for g in traffic.readers[v]):
+        is_like = other != group and grouping.summary[other] == grouping.summary[group]
+        if is_like and not _uses_columns(traffic, group, other):
+            merged = grouping.try_merge(other, group)
+            traffic.follow(merged, other, group)
+            group = group if merged is None else merged
+
+
+def _uses_columns(traffic: Traffic, a: int, b: int) -> bool:
+    """Whether one of two groups of rows uses what the other sums down their columns."""
+    flow, members = traffic.flow, traffic.grouping.parts.members
+    dims = traffic.grouping.summary[a].dims
+    for one, other in ((a, b), (b, a)):
+        following: set[Value] = set()
+        for index in members[one]:
+            node = flow.graph.nodes[index]
+            is_sum = flow.role[index] is Role.REDUCTION and node.attrs["dims"] != dims
+            if is_sum or any(e.source in following for e in flow.edges[index]):
+                following.update(node.outputs)
+        if any(e.source in following for i in members[other] for e in flow.edges[i]):
+            return True
+    return False
 
 
 def _crosses(rows: Summary, columns: Summary) -> bool:
@@ -140,19 +183,20 @@ def _only_sums(traffic: Traffic, group: int) -> bool:
         return False
     if summary.space[-1] < 2:
         return False
-    small: set[Value] = set()
+    following: set[Value] = set()
     for index in traffic.grouping.parts.members[group]:
         node = flow.graph.nodes[index]
         is_sum = flow.role[index] is Role.REDUCTION
+        follows = any(e.source in following for e in flow.edges[index])
         if not is_sum and node.output.type.numel == summary.rows:
-            small.add(node.output)
+            following.update(node.outputs if follows else ())
             continue
         # A sum of what follows from sums (a variance) needs another turn through the rows.
-        if any(e.source in small for e in flow.edges[index]):
+        if follows:
             return False
         if traffic.in_memory(node.output) if not is_sum else node.op.name != "sum":
             return False
-        small.update(node.outputs if is_sum else ())
+        following.update(node.outputs if is_sum else ())
     return True
 
 

@@ -26,9 +26,16 @@ def norm_backward(x, grad, weight, bias):
     return dx, weight - of_weight * 0.1, total, bias - of_bias * 0.1
 
 
-def node(shape, dtype=float32):
+def norm_again(x, grad, weight, bias):
+    """The same with statistics of x: sums of columns of what follows from sums of rows."""
+    square = (x * x).call("sum", dims=(len(x.shape) - 1,)) + 1.0
+    normal = x * expanded(square.call("rsqrt"), x.shape)
+    return norm_backward(normal, grad, weight, bias)
+
+
+def node(shape, dtype=float32, function=norm_backward):
     rows, last = tensor(*shape, dtype=dtype), tensor(shape[-1], dtype=dtype)
-    return region("rows", norm_backward, x=rows, grad=rows, weight=last, bias=last)
+    return region("rows", function, x=rows, grad=rows, weight=last, bias=last)
 
 
 @pytest.mark.parametrize("dtype", [float32, bfloat16, float16, float64], ids=str)
@@ -36,10 +43,12 @@ def node(shape, dtype=float32):
     "shape", [(64, 16), (37, 20), (3, 5, 7), (2, 2), (1, 9), (130, 1)], ids=str
 )
 @pytest.mark.parametrize("tiling", [DEFAULT, FEW, LOOPED], ids=["default", "few", "looped"])
-def test_shapes_and_dtypes(shape, dtype, tiling):
+@pytest.mark.parametrize("function", [norm_backward, norm_again])
+def test_shapes_and_dtypes(shape, dtype, tiling, function):
     rows = shape[0] * (shape[1] if len(shape) == 3 else 1)
+    tested = node(shape, dtype, function)
 
-    check(node(shape, dtype), tiling=tiling, terms=rows + shape[-1], magnitude=4 * rows + 40)
+    check(tested, tiling=tiling, terms=rows + shape[-1], magnitude=4 * rows + 40)
 
 
 def test_a_program_reads_each_row_once():
@@ -50,11 +59,19 @@ def test_a_program_reads_each_row_once():
     assert not any(p.name in ("x_ptr", "grad_ptr") for p in second.params)
 
 
-def test_rows_that_do_not_fit_have_kernels_of_their_own():
-    kernels = lower(node((512, 64)), LOOPED)
+@pytest.mark.parametrize("function", [norm_backward, norm_again])
+def test_rows_that_do_not_fit_have_kernels_of_their_own(function):
+    kernels = lower(node((512, 64), function=function), LOOPED)
 
     assert len(kernels) >= 2
     assert not any(p.role == "scratch" and "columns" in k.name for k in kernels for p in k.params)
+
+
+def test_statistics_and_what_uses_them_are_one_pass():
+    first, second = lower(node((512, 64), function=norm_again), Tiling(programs=8))
+
+    assert first.source.count("tl.load(x_ptr") == first.source.count("tl.load(grad_ptr") == 1
+    assert not any(p.name in ("x_ptr", "grad_ptr") for p in second.params)
 
 
 def test_dims_that_are_not_rows_and_columns_are_refused():

@@ -424,12 +424,37 @@ def test_a_sum_that_is_mixed_with_the_product_itself_stays_apart():
     assert kinds(graph) == ["matmul", "rows"]
 
 
-def test_sums_of_columns_of_what_the_rows_make_stay_apart():
+def test_sums_of_columns_of_what_the_rows_make_are_made_with_them():
     def f(x, g):
         total = (x * g).call("sum", dims=(1,)).call("expand", shape=x.shape)
         return total, (g * total).call("sum", dims=(0,))
 
-    assert len(kinds(fuse(graph_of(f, MATRIX, MATRIX)))) == 2
+    assert kinds(fuse(graph_of(f, MATRIX, MATRIX))) == ["rows"]
+
+
+def test_gradients_of_a_norm_whose_result_nobody_wants_take_one_pass():
+    step = steps.new_step()
+    x, g = steps.parameter(step, "x", 64, 128), step.state(MATRIX, "g")
+    weight, bias = steps.parameter(step, "w", 128), steps.parameter(step, "b", 128)
+    loss = (steps.layer_norm(x, weight, bias) * g).call("sum", dims=(0, 1))
+    step.outputs.extend(step.gradients(loss))
+
+    graph = run_pipeline(step.graph("step"), verify=True)["order"]
+
+    assert kinds(graph) == ["rows"]
+
+
+def test_numbers_of_rows_that_follow_from_sums_of_columns_wait_for_these():
+    """Of a square, where they are as many."""
+
+    def f(x, g):
+        total = (x * g).call("sum", dims=(1,)).call("expand", shape=x.shape)
+        column = (x * g).call("sum", dims=(0,)).call("reshape", shape=(64, 1))
+        return x - total, g * column.call("expand", shape=x.shape)
+
+    square = TensorType((64, 64), float32)
+
+    assert len(kinds(fuse(graph_of(f, square, square)))) == 2
 
 
 def _ops(node) -> set[str]:

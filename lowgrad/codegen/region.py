@@ -80,7 +80,23 @@ class Region:
             wide=body.is_wide,
             locs=body.locs,
             in_place=_in_place(body, kept, in_slices=in_slices),
+            touched=self._touched(),
         )
+
+    def _touched(self) -> dict[str, int]:
+        """The bytes that are read of inputs of which there are only slices."""
+        seen_as = {v: v for v in self.inputs}
+        nbytes: dict[Value, int] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(seen_as[v] for v in node.inputs if v in seen_as):
+                if node.op.name in ("reshape", "permute") and node.output not in self.inputs:
+                    seen_as[node.output] = value
+                    continue
+                part = node.output if node.op.name == "slice" else value
+                nbytes[value] = nbytes.get(value, 0) + part.type.nbytes
+        for stored in (seen_as[v] for v, _ in self.outputs if v in seen_as):
+            nbytes[stored] = stored.type.nbytes
+        return {self.inputs[v].name: n for v, n in nbytes.items() if n < v.type.nbytes}
 
 
 # Names of constexprs: taken in every kernel, so that no value is called like one.

@@ -82,9 +82,9 @@ def _handed_over(region: Region, shape: Streamed, wanted: Iterable[Value]) -> li
                 needed[value] = True
             continue
         if node.op.family == "contraction":
-            for v in node.inputs:
+            for v in (_computed(operand, region) for operand in node.inputs):
                 is_own = shape.lies(v, 0) and not shape.lies(v, 1) and v not in outputs
-                if is_own and _is_computed(v, region):
+                if is_own and v in region.producers:
                     needed.setdefault(v, False)
                     seen.add(v)
         todo += node.inputs
@@ -104,10 +104,10 @@ def _is_number(value: Value) -> bool:
     return value.type.shape[-1] == 1
 
 
-def _is_computed(value: Value, region: Region) -> bool:
-    """Whether `value` is more than an input seen through views."""
+def _computed(value: Value, region: Region) -> Value:
+    """What `value` is a view of: the same numbers may be read in several orders."""
     node = region.producers.get(value)
     while node is not None and node.op.family == "view" and len(node.inputs) == 1:
         (value,) = node.inputs
         node = region.producers.get(value)
-    return node is not None and value not in region.inputs
+    return value

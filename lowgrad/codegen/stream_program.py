@@ -74,7 +74,7 @@ class StreamProgram:
             self._pass(targets)
         self._store(v for v, _ in self.region.outputs if v not in early)
         suffix = "" if self.axis == 0 else "_by_columns"
-        made = self.region.kernel(
+        made = replace(self.region, nodes=tuple(self.needed)).kernel(
             body, t.constants, programs, tile.num_warps, tile.num_stages, self.scratch, suffix
         )
         return replace(made, flops=t.flops)

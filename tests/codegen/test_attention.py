@@ -66,6 +66,18 @@ def test_sixteen_bits(dtype):
     check(traced(causal, dtype=dtype), 3e-2)
 
 
+def test_the_second_backward_kernel_reads_scaled_queries_once():
+    """They are the operand of two products, of one of them in the other order."""
+    kernels = [x.kernel for x in launches(traced(causal))]
+    (by_columns,) = [k for k in kernels if k.name.endswith("_by_columns")]
+    handed = [p for p in by_columns.params if p.role == "scratch"]
+
+    assert len({p.value for p in handed}) == len(handed)
+    assert [p.type.shape for p in handed if p.type.shape[-1] != 1] == [
+        (BATCH, HEADS, LENGTH, WIDTH)
+    ] * 2, "queries times the scale, and gradients over the rows' sums"
+
+
 def test_scores_are_in_no_memory():
     graph = traced(causal)
 

@@ -150,6 +150,22 @@ def test_each_buffer_counts_once():
     assert (kernel.bytes_read, kernel.bytes_written, kernel.flops) == (400, 800, 200)
 
 
+def test_of_an_input_that_is_read_in_slices_these_count():
+    def part(x, start, stop):
+        return x.call("reshape", shape=(10, 10)).call(
+            "slice", starts=(start, 0), stops=(stop, 10), steps=(1, 1)
+        )
+
+    def two_parts(x):
+        return part(x, 0, 2) * part(x, 5, 7)
+
+    (sliced,) = lower(region("pointwise", two_parts, x=tensor(100)))
+    made = lower(region("rows", lambda x: (part(x, 0, 9).call("sum", dims=(1,)),), x=tensor(100)))
+
+    assert sliced.bytes_read == 2 * 20 * 4
+    assert [k.bytes_read for k in made] == [90 * 4]
+
+
 def test_an_input_used_twice_is_one_param():
     node = node_of("add", [tensor(4), tensor(4)], {})
     twice = Node(node.op, (node.inputs[0],) * 2, node.attrs, node.outputs)

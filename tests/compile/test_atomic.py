@@ -122,6 +122,15 @@ def test_no_memory_for_the_results_changes_nothing(name, monkeypatch):
     assert np.isfinite(float(step(t, y)))
 
 
+@pytest.fixture
+def interruptible():
+    """Whoever starts the tests in the background has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_waits_until_the_step_is_whole(monkeypatch):
     net, optimizer, step = trained("adamw")
     t, y = lowgrad.tensor([1, 2]), lowgrad.tensor([0, 3])

@@ -16,6 +16,7 @@ from lowgrad import spans
 from lowgrad.errors import OutOfMemory
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.types import TensorType
+from lowgrad.ops.rows import dims_of
 from lowgrad.passes.clipping import waiting
 from lowgrad.passes.cost import Work, work
 from lowgrad.passes.order import highest
@@ -188,10 +189,15 @@ class Search:
         found: list[Candidate] = []
         lowest = start
         vain = 0
-        for trades in self._chunkings(start, start.plan.arena_bytes * WORTH_LOOPING):
+        worth = start.plan.arena_bytes * WORTH_LOOPING
+        for trades in self._chunkings(start, worth):
             plain = self.candidate(trades)
             kept = self._least_remat(plain, budget)
             leanest = self._leanest(plain)
+            if kept is None and _combined(plain.graph) > worth:
+                lean = self.candidate(replace(trades, lean=True))
+                kept = self._least_remat(lean, budget)
+                leanest = min((leanest, self._leanest(lean)), key=_peak)
             if kept is not None:
                 found.append(kept)
             helps = leanest.peak < lowest.peak * (1 - WORTH_TRYING)
@@ -295,6 +301,22 @@ def _made_inside(loop: Node) -> list[TensorType]:
     made = [n for n in loop.attrs["body"].nodes if n.op.family != "create"]
     products = [n for n in made if n.op.family == "contraction"]
     return [v.type for n in products or made for v in n.outputs]
+
+
+def _combined(graph: Graph) -> int:
+    """The most bytes that a loop adds up over its pieces."""
+    nodes = (n for n in graph.nodes if n.op.family == "loop")
+    return max(
+        (
+            sum(
+                made.type.nbytes
+                for made, own in zip(n.outputs, n.attrs["body"].outputs, strict=True)
+                if isinstance(dims_of(n.attrs["body"], n.attrs["dims"])[own], str)
+            )
+            for n in nodes
+        ),
+        default=0,
+    )
 
 
 def _peak(candidate: Candidate) -> int:

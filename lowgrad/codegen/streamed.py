@@ -97,7 +97,7 @@ def _labelled(
             found = node.op.slicing(Axis(place, steps, ins, outs), **node.attrs)
             if found is None and place.is_result and node.op.family == "view":
                 continue  # an index map finds its elements wherever they are
-            if found is None:
+            if found is None or _picks(node, found):
                 return None
             slicing[node] = found
             pairs = zip((*node.inputs, *node.outputs), (*found.ins, *found.outs), strict=True)
@@ -110,6 +110,11 @@ def _labelled(
                 if other not in todo and other in maker:
                     todo.append(other)
     return labels, slicing
+
+
+def _picks(node: Node, slicing: Slicing) -> bool:
+    """Whether a node takes elements out of pieces, which in a kernel are blocks in registers."""
+    return node.op.family == "indexing" and any(isinstance(out, str) for out in slicing.outs)
 
 
 def levels(nodes: Iterable[Node], shape: Streamed, axis: int) -> dict[Value, int]:

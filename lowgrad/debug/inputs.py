@@ -22,14 +22,14 @@ def saved(graph: Graph, path: Path) -> list[Array]:
 
     Raises ArgumentError if there are too few, or of other shapes.
     """
-    held = np.load(path)
-    if len(held.files) != len(graph.inputs):
+    with np.load(path) as file:
+        held = dict(file)
+    if len(held) != len(graph.inputs):
         raise ArgumentError(
-            f"{path.name} has {len(held.files)} arrays, {graph.name} has {len(graph.inputs)} inputs"
+            f"{path.name} has {len(held)} arrays, {graph.name} has {len(graph.inputs)} inputs"
         )
     arrays = []
-    for name, value in zip(held.files, graph.inputs, strict=True):
-        array = held[name]
+    for (name, array), value in zip(held.items(), graph.inputs, strict=True):
         wanted = value.type.dtype.numpy
         if wanted.name == "bfloat16" and array.dtype == np.uint16:
             array = array.view(wanted)

@@ -283,7 +283,10 @@ def saved(
     path: Path, inputs: Sequence[tuple[Any, ...]], scalars: dict[str, float]
 ) -> Iterator[Any]:
     """The arrays that the step was ejected with; what was not saved is drawn at random."""
-    held = dict(np.load(path)) if path.exists() else {}
+    held: dict[str, Any] = {}
+    if path.exists():
+        with np.load(path) as file:
+            held = dict(file)
     generator = np.random.default_rng(0)
     for name, dtype, shape in inputs:
         kind = np.dtype(NUMPY.get(dtype, dtype))

@@ -53,7 +53,7 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """The piece of a node that is made: `steps` steps of it, from step `start()` on.
+    """The piece of a node that is made: `taken` steps of it, from step `start()` on.
 
     outs: the types of its results. dims: the dims that they are sliced along, None for combined.
     full: the types of the whole results. total: the steps of the whole loop.
@@ -64,6 +64,7 @@ class Cut:
     dims: tuple[int | None, ...]
     full: tuple[TensorType, ...]
     total: int
+    taken: int
     start: Callable[[], Tracer]
 
     def first(self, position: int = 0) -> Tracer:

@@ -14,7 +14,7 @@ import numpy as np
 from lowgrad.errors import DTypeError, IndexOutOfRange, ShapeError
 from lowgrad.ir.build import Tracer
 from lowgrad.ir.op import REGISTRY, Array, Op, register
-from lowgrad.ir.slicing import Axis, Place, Slicing, same_dim
+from lowgrad.ir.slicing import Axis, Cut, Place, Slicing, same_dim
 from lowgrad.ir.types import Shape, TensorType, bool_, int32, int64
 
 
@@ -187,9 +187,27 @@ class Gather(Indexing):
         if axis.place.dim != dim:
             return same_dim(axis)
         if axis.place == Place(False, 0, dim):
-            return None
+            # What an index finds in its piece, and 0 in all others.
+            x, _ = axis.ins
+            fits = axis.divides(x.shape[dim]) and x.dtype is not bool_
+            return Slicing((dim, None), ("add",)) if fits else None
         fits = axis.divides(axis.outs[0].shape[dim])
         return Slicing((None, dim), (dim,)) if fits else None
+
+    def cut(self, to: Cut, x: Tracer, index: Tracer, *, dim: int) -> Tracer:
+        if to.dims[0] is not None:
+            return x.call(self.name, index, dim=dim)
+        size = x.shape[dim]
+        first = to.start() * (size // to.taken)
+        if first.dtype is not index.dtype:
+            first = first.call("cast", dtype=index.dtype)
+        ones = first.call("reshape", shape=(1,) * index.type.ndim)
+        place = index - ones.call("expand", shape=index.shape)
+        inside = (place >= 0).call("logical_and", place < size)
+        known = inside.call("where", place, to.builder.full(index.type, 0))
+        found = x.call(self.name, known, dim=dim)
+        picked: Tracer = inside.call("where", found, to.builder.full(found.type, 0))
+        return picked
 
 
 class ScatterAdd(Indexing):

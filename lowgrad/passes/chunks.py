@@ -129,6 +129,7 @@ class _Piece:
             dims=tuple(d if isinstance(d, int) else None for d in dims),
             full=tuple(v.type for v in node.outputs),
             total=self.steps,
+            taken=self.taken,
             start=self._first_step,
         )
         inputs = [self.made[v] for v in node.inputs]

@@ -8,7 +8,7 @@ kernels really do.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Node
@@ -79,7 +79,7 @@ def _of_loop(node: Node) -> Work:
     dims = dims_of(attrs["body"], attrs["dims"])
     sums = [v for v in attrs["body"].outputs if isinstance(dims[v], str)]
     ends = (*node.inputs, *node.outputs)
-    if all(is_narrow(inner) for inner in attrs["body"].nodes):
+    if streams(attrs["body"].nodes):
         stages = 1 + sum(isinstance(dims[v], str) for v in attrs["body"].outputs)
         return Work(min(2, stages), sum(v.type.nbytes for v in ends), flops_of(node))
     total = Work(len(sums), sum(accumulator_type(v.type).nbytes for v in sums))  # filled first
@@ -88,8 +88,15 @@ def _of_loop(node: Node) -> Work:
     return total
 
 
-def is_narrow(node: Node) -> bool:
-    """Whether tiles of a product, if it is one, need not leave a kernel."""
+def streams(nodes: Sequence[Node]) -> bool:
+    """Whether a loop of these nodes is a kernel: no tile of a product need leave it."""
+    made = {v for node in nodes for v in node.outputs}
+    # What is picked out of a tile has to be found in memory.
+    picks = any(n.op.family == "indexing" and n.inputs[0] in made for n in nodes)
+    return not picks and all(map(_is_narrow, nodes))
+
+
+def _is_narrow(node: Node) -> bool:
     if node.op.family != "contraction":
         return True
     return min(*node.output.type.shape[-2:], node.inputs[0].type.shape[-1]) <= TILE_WIDTH

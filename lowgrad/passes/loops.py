@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.passes.base import Pass
-from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of, is_narrow
+from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of, streams
 from lowgrad.passes.decisions import Decision
 from lowgrad.passes.loop_region import Facts, grow
 from lowgrad.passes.loop_stages import Loops, split, with_loops
@@ -59,7 +59,7 @@ def _tries(graph: Graph, trades: Trades) -> Iterator[tuple[Value, Choice | None,
     facts = Facts(graph)
     while (seed := _largest(facts, trades.loop_over, tried)) is not None:
         tried.add(seed)
-        choice = best_choice(facts, seed, trades.chunk_bytes)
+        choice = best_choice(facts, seed, trades.chunk_bytes, lean=trades.lean)
         if choice is not None:
             graph = with_loops(facts, choice.loops, choice.chunk)
             facts = Facts(graph)
@@ -108,10 +108,18 @@ def _around(node: Node, facts: Facts) -> Iterator[Value]:
             yield value
 
 
-def best_choice(facts: Facts, seed: Value, chunk_bytes: int) -> Choice | None:
-    """The cheapest loops around `seed` whose chunks fit in `chunk_bytes`, if there are any."""
+def best_choice(
+    facts: Facts, seed: Value, chunk_bytes: int, *, lean: bool = False
+) -> Choice | None:
+    """The cheapest loops around `seed` whose chunks fit in `chunk_bytes`, if there are any.
+
+    lean: of those whose combined results take least.
+    """
     chunk_bytes = min(chunk_bytes, seed.type.nbytes // FEWEST_CHUNKS)
     choices = [c for dim in range(seed.type.ndim) for c in _choices(facts, seed, dim, chunk_bytes)]
+    if lean and choices:
+        least = min(choices, key=lambda c: c.loops.accumulators).loops.accumulators
+        choices = [c for c in choices if c.loops.accumulators == least]
     return min(choices, key=lambda c: c.price, default=None)
 
 
@@ -139,7 +147,7 @@ def _price(loops: Loops, chunk: int, chunk_bytes: int) -> float:
     count = -(-steps // chunk)
     taken = seed.type.nbytes * chunk // steps
     price = again + count * (2 * loops.accumulators + _read_each_time(loops))
-    if not all(map(is_narrow, products)):
+    if not all(streams(stage.nodes) for stage in loops.stages):
         price += count * LAUNCH_BYTES * len(products)
         if taken > CACHE_BYTES:
             # What lies between the products goes to memory and back.

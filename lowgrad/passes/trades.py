@@ -11,11 +11,14 @@ class Trades:
 
     loop_over: loops are made around products of at least so many bytes; None makes none.
     chunk_bytes: how many bytes of such a product a chunk of its loop may take.
+    lean: loops go along the dim with least to add up, whatever they cost. Along the columns of a
+      product it is made again for each sum over them, and no gradient of its weight is added up.
     remat: how many bytes of traffic a byte of memory is worth at the peak; 0 keeps everything.
     """
 
     loop_over: int | None = None
     chunk_bytes: int = 0
+    lean: bool = False
     remat: float = 0.0
 
 

@@ -81,8 +81,8 @@ def test_a_wrong_kernel_is_named_with_its_line_and_inputs(tmp_path, monkeypatch)
     assert [name.rsplit(".")[-1] for name in saved] == ["ir", "npz"]
     text = (tmp_path / "lowgrad-check" / saved[0]).read_text()
     graph = lowgrad.ir.parse(text)
-    arrays = np.load(tmp_path / "lowgrad-check" / saved[1])
-    made = lowgrad.ir.interpret(graph, *(arrays[name] for name in arrays.files))
+    with np.load(tmp_path / "lowgrad-check" / saved[1]) as arrays:
+        made = lowgrad.ir.interpret(graph, *arrays.values())
     np.testing.assert_allclose(made[0].sum(-1), 3.0, rtol=1e-5)
 
 

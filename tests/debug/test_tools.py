@@ -49,7 +49,8 @@ def test_run_saves_what_it_computed(tmp_path, capsys):
 
     graph = parse(ONE)
     expected = interpret(graph, *made_up(graph, 3))
-    np.testing.assert_array_equal(np.load(tmp_path / "o.npz")["arr_0"], expected[0])
+    with np.load(tmp_path / "o.npz") as made:
+        np.testing.assert_array_equal(made["arr_0"], expected[0])
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def info_nce(torch: Any, F: Any, t: Any) -> Any:
 
 
 # Rows of losses and columns of losses: no chunk of rows has a whole column.
-@loss(learned=[two_views, scale_and_shift], chunked=False)
+@loss(learned=[two_views, scale_and_shift])
 def clip(torch: Any, F: Any, t: Any) -> Any:
     """Radford et al. 2021, "Learning Transferable Visual Models", fig. 3."""
     z = similarities(F, t) * t.scale.exp() + t.shift

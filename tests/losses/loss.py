@@ -46,15 +46,13 @@ Maker = Callable[[Size, np.random.Generator], Arrays]
 class Loss:
     """One loss and how its data are made.
 
-    chunked: whether its logits can be made a chunk of rows at a time. undefined: the sizes at which
-    the loss itself means nothing, with the reason.
+    undefined: the sizes at which the loss itself means nothing, with the reason.
     """
 
     name: str
     function: Callable[[Any, Any, Any], Any]
     learned: tuple[Maker, ...]
     given: tuple[Maker, ...]
-    chunked: bool
     undefined: tuple[Size, ...]
 
     def arrays(self, size: Size) -> tuple[Arrays, Arrays]:
@@ -76,7 +74,6 @@ LossFunction = Callable[[Any, Any, Any], Any]
 def loss(
     *given: Maker,
     learned: Sequence[Maker] = (),
-    chunked: bool = True,
     undefined: Sequence[Size] = (),
 ) -> Callable[[LossFunction], LossFunction]:
     """Add the function to LOSSES. learned: `head` if nothing is said."""
@@ -85,7 +82,7 @@ def loss(
         name = function.__name__
         assert name not in LOSSES, f"two losses are called {name}"
         makers = tuple(learned) or (head,)
-        LOSSES[name] = Loss(name, function, makers, given, chunked, tuple(undefined))
+        LOSSES[name] = Loss(name, function, makers, given, tuple(undefined))
         return function
 
     return register

@@ -8,6 +8,7 @@ from loop_programs import PROGRAMS, every_program, gradients_of, inputs
 from models import MODELS
 
 import lowgrad
+import lowgrad.nn.functional as F
 from lowgrad.budget import Search
 from lowgrad.errors import OutOfMemory
 from lowgrad.passes.trades import NOTHING
@@ -53,6 +54,26 @@ def test_a_budget_changes_nothing_but_memory(name):
         got = values(lowgrad.compile(step, memory=memory)(*inputs(*shapes)))
         for g, w in zip(got, want, strict=True):
             np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-6)
+
+
+def test_a_gradient_in_16_bits_is_not_added_up_in_32_if_there_is_no_room_for_that():
+    """Then the loop goes along the classes; the sums of the hidden states' gradients are small."""
+    rows, width, classes = 512, 264, 8192
+    tensors = inputs((rows, width), (classes, width), dtype=lowgrad.bfloat16)
+    target = lowgrad.tensor(np.arange(rows) * 5 % classes)
+
+    def step(x, w):
+        loss = F.cross_entropy(F.linear(x, w), target)
+        return loss, *lowgrad.autograd.grad(loss, (x, w))
+
+    given = 2 * sum(t.numel() * t.dtype.itemsize for t in tensors) + rows * 8
+    room = classes * width  # bytes: a quarter of the gradient in 32 bits
+
+    compiled = lowgrad.compile(step, memory=given + room, device="cuda", target="cuda:90")
+    plan = compiled.lower(*tensors).plan
+
+    assert plan.peak_bytes <= given + room
+    assert any(f"a loop over {classes} steps" in trade for trade in plan.trades)
 
 
 def test_a_transformer_trains_the_same_in_the_least_memory():

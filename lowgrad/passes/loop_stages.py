@@ -77,6 +77,29 @@ def _without_first(nodes: Iterable[Node]) -> list[Node]:
     return again
 
 
+def unshared(facts: Facts, loops: Loops) -> tuple[Graph, Value]:
+    """The graph with what is made again for the last stage made apart from the stages before.
+
+    Those then have a seed of their own, the second result, which may go along another dim in a
+    single loop: a softmax's maximum and sum take a row, the gradient of a weight a column.
+    """
+    last = set(loops.stages[-1].nodes)
+    before = {node for stage in loops.stages[:-1] for node in stage.nodes}
+    copies: dict[Value, Value] = {}
+    nodes: list[Node] = []
+    for node in facts.graph.nodes:
+        if node in before:
+            inputs = tuple(copies.get(v, v) for v in node.inputs)
+            outputs = node.outputs
+            if node in last:
+                nodes.append(node)
+                outputs = tuple(Value(v.type, v.hint) for v in outputs)
+                copies.update(zip(node.outputs, outputs, strict=True))
+            node = Node(node.op, inputs, node.attrs, outputs, node.loc)
+        nodes.append(node)
+    return facts.graph.with_nodes(nodes), copies[loops.region.seed]
+
+
 def split(facts: Facts, region: Region) -> Loops:
     """The loops that run `region`."""
     return _Split(facts, region).loops()

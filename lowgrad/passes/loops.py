@@ -17,7 +17,7 @@ from lowgrad.passes.base import Pass
 from lowgrad.passes.cost import CACHE_BYTES, FLOPS_PER_BYTE, LAUNCH_BYTES, flops_of, streams
 from lowgrad.passes.decisions import Decision
 from lowgrad.passes.loop_region import Facts, grow
-from lowgrad.passes.loop_stages import Loops, split, with_loops
+from lowgrad.passes.loop_stages import Loops, split, unshared, with_loops
 from lowgrad.passes.trades import Trades
 
 # More loops than this are no plan: the large value couples what it is sliced along.
@@ -60,10 +60,34 @@ def _tries(graph: Graph, trades: Trades) -> Iterator[tuple[Value, Choice | None,
     while (seed := _largest(facts, trades.loop_over, tried)) is not None:
         tried.add(seed)
         choice = best_choice(facts, seed, trades.chunk_bytes, lean=trades.lean)
+        if choice is not None and trades.lean:
+            apart = _along_both(facts, choice, trades.chunk_bytes)
+            if apart is not None:
+                facts, choice = apart
         if choice is not None:
             graph = with_loops(facts, choice.loops, choice.chunk)
             facts = Facts(graph)
         yield seed, choice, graph
+
+
+def _along_both(facts: Facts, choice: Choice, chunk_bytes: int) -> tuple[Facts, Choice] | None:
+    """Two loops of one stage instead of three, along one dim and then the other, if that is all.
+
+    The graph with the first of them, and the choice of the second.
+    """
+    seed = choice.loops.region.seed
+    if len(choice.loops.stages) < 3 or facts.maker.get(seed) not in choice.loops.repeated:
+        return None
+    graph, copied = unshared(facts, choice.loops)
+    facts = Facts(graph)
+    first = best_choice(facts, copied, chunk_bytes, lean=True)
+    if first is None or len(first.loops.stages) > 1:
+        return None
+    facts = Facts(with_loops(facts, first.loops, first.chunk))
+    second = best_choice(facts, seed, chunk_bytes, lean=True)
+    if second is None or len(second.loops.stages) > 1:
+        return None
+    return facts, second
 
 
 def _explained(graph: Graph, trades: Trades) -> Iterator[Decision]:

@@ -22,25 +22,27 @@ def lowered(graph):
     return next(reversed(run_passes(LOWER, graph).values()))
 
 
+@pytest.mark.parametrize("lean", [False, True], ids=["cheap", "lean"])
 @every_program
-def test_kernels_of_a_loop_compute_what_its_body_says(name):
+def test_kernels_of_a_loop_compute_what_its_body_says(name, lean):
     graph = traced(name)
     arrays = arrays_for(graph)
     want = interpret(graph, *arrays)
 
-    got = KernelExecutable(lowered(looped(graph)))([a.copy() for a in arrays])
+    got = KernelExecutable(lowered(looped(graph, lean=lean)))([a.copy() for a in arrays])
 
     for g, w in zip(got, want, strict=True):
         np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("lean", [False, True], ids=["cheap", "lean"])
 @pytest.mark.parametrize("dtype", [lowgrad.float16, lowgrad.bfloat16], ids=str)
-def test_sixteen_bit_loops(dtype):
+def test_sixteen_bit_loops(dtype, lean):
     graph = traced("cross_entropy", dtype)
     arrays = arrays_for(graph)
     want = interpret(graph, *arrays)
 
-    got = KernelExecutable(lowered(looped(graph)))([a.copy() for a in arrays])
+    got = KernelExecutable(lowered(looped(graph, lean=lean)))([a.copy() for a in arrays])
 
     for g, w in zip(got, want, strict=True):
         exact = w.astype(np.float32)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from loop_programs import (
+    CLASSES,
     LINEAR,
     ROWS,
     TARGET,
+    WIDTH,
     Tensor,
     arrays_for,
     every_program,
+    gradients_of,
     inputs,
     largest,
     looped,
@@ -20,10 +25,11 @@ from pieces import pieces_of, run_in_pieces
 
 import lowgrad
 import lowgrad.nn.functional as F
-from lowgrad.ir.graph import Graph, Node
+from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.interpret import interpret, run_node
 from lowgrad.ir.op import Array
 from lowgrad.ir.verify import verify
+from lowgrad.ops.rows import dims_of
 from lowgrad.passes.chunks import chunks
 from lowgrad.passes.loops import FEWEST_CHUNKS, loops
 from lowgrad.passes.trades import Trades
@@ -52,6 +58,13 @@ def run(graph: Graph, arrays: list[Array], *, lowered: bool = False) -> list[Arr
     return [values[v] for v in graph.outputs]
 
 
+def combined(node: Node) -> list[Value]:
+    """The results of a loop that its pieces add up."""
+    along = dims_of(node.attrs["body"], node.attrs["dims"])
+    pairs = zip(node.outputs, node.attrs["body"].outputs, strict=True)
+    return [made for made, own in pairs if isinstance(along[own], str)]
+
+
 def products(node: Node) -> int:
     return sum(n.op.name == "matmul" for n in node.attrs["body"].nodes)
 
@@ -59,12 +72,16 @@ def products(node: Node) -> int:
 # --- Values ------------------------------------------------------------------------------------
 
 
+either_way = pytest.mark.parametrize("lean", [False, True], ids=["cheap", "lean"])
+
+
+@either_way
 @every_program
-def test_a_loop_means_what_its_nodes_meant(name):
+def test_a_loop_means_what_its_nodes_meant(name, lean):
     graph = traced(name)
     arrays = arrays_for(graph)
 
-    after = looped(graph)
+    after = looped(graph, lean=lean)
 
     assert pieces_of(after), "no loop was made"
     verify(after)
@@ -72,18 +89,48 @@ def test_a_loop_means_what_its_nodes_meant(name):
         np.testing.assert_array_equal(got, want)
 
 
+@either_way
 @every_program
-def test_pieces_of_every_size_give_what_the_whole_gives(name):
+def test_pieces_of_every_size_give_what_the_whole_gives(name, lean):
     graph = traced(name)
     arrays = arrays_for(graph)
     want = interpret(graph, *arrays)
-    made = looped(graph)
+    made = looped(graph, lean=lean)
 
     for chunk in range(1, max(n.attrs["steps"] for n in pieces_of(made)) + 1):
         after = chunks(with_chunk(made, chunk))
         for lowered in (False, True):
             for g, w in zip(run(after, arrays, lowered=lowered), want, strict=True):
                 np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-6, err_msg=f"chunk {chunk}")
+
+
+def test_lean_loops_go_along_rows_for_statistics_and_along_columns_for_gradients():
+    """So that no gradient of the weight is added up, and the logits are made twice, not thrice."""
+    first, second = pieces_of(looped(traced("cross_entropy"), lean=True))
+
+    assert (first.attrs["steps"], second.attrs["steps"]) == (ROWS, CLASSES)
+    assert (products(first), products(second)) == (1, 3)
+    summed = [v.type.shape for n in (first, second) for v in combined(n)]
+    assert max(summed, key=math.prod) == (ROWS, WIDTH)
+
+
+def test_what_is_looked_up_in_columns_is_found_in_one_piece():
+    """A gather adds up what its pieces find; a row and column of losses go in one loop each."""
+
+    def both(x, w):
+        z = x @ w.T
+        own = lowgrad.arange(ROWS)
+        return F.cross_entropy(z, own) + F.cross_entropy(z.T, own)
+
+    square = inputs((ROWS, WIDTH), (ROWS, WIDTH))
+    graph = lowgrad.compile(gradients_of(both)).lower(*square).graphs["cse"]
+    arrays = arrays_for(graph)
+    after = chunks(looped(graph))
+
+    assert len(pieces_of(after)) == 3
+    assert not any(n.op.name == "matmul" for n in after.nodes)
+    for got, want in zip(run(after, arrays), interpret(graph, *arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", [lowgrad.float16, lowgrad.bfloat16], ids=str)

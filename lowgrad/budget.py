@@ -49,6 +49,8 @@ WORTH_TRYING = 0.02
 WORTH_LOOPING = 0.02
 # How far chunks shrink: by this factor, so many times.
 SHRINK, SHRINKS = 4, 8
+# How often the interval between a chunk that obeys and one that does not is halved then.
+CHUNK_STEPS = 3
 
 
 @dataclass
@@ -207,7 +209,20 @@ class Search:
                 break
         if not found:
             raise _refusal(lowest, budget)
-        return min(found, key=lambda c: c.work.price)
+        return self._in_larger_chunks(min(found, key=_price), budget)
+
+    def _in_larger_chunks(self, found: Candidate, budget: int) -> Candidate:
+        """The same in chunks as large as obey: they were shrunk in large steps."""
+        low, high = found.trades.chunk_bytes, found.trades.chunk_bytes * SHRINK
+        for _ in range(CHUNK_STEPS if found.trades.loop_over is not None else 0):
+            middle = (low + high) // 2
+            other = self.candidate(replace(found.trades, chunk_bytes=middle))
+            if other.peak > budget:
+                high = middle
+                continue
+            low = middle
+            found = min(found, other, key=_price)
+        return found
 
     def _chunkings(self, start: Candidate, worth: float) -> Iterator[Trades]:
         """What is in loops and in which chunks: first as it is, then ever more and smaller.
@@ -317,6 +332,10 @@ def _combined(graph: Graph) -> int:
         ),
         default=0,
     )
+
+
+def _price(candidate: Candidate) -> float:
+    return candidate.work.price
 
 
 def _peak(candidate: Candidate) -> int:

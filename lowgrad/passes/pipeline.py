@@ -19,6 +19,7 @@ from lowgrad.passes.factors import factors
 from lowgrad.passes.flatten import flatten
 from lowgrad.passes.fold import fold
 from lowgrad.passes.fuse import fuse
+from lowgrad.passes.gathers import gathers
 from lowgrad.passes.join import join
 from lowgrad.passes.loops import loops
 from lowgrad.passes.order import order
@@ -52,9 +53,11 @@ def lower(trades: Trades, fuse: bool = True) -> tuple[Pass, ...]:
     """The passes after SIMPLIFY, given what is traded for memory."""
     if not fuse:
         return tuple(step for step in LOWER if step.name != "fuse")
-    # Loops on what fuse would split up, and on rows.
-    before = () if trades.loop_over is None else (flatten(trades), loops(trades))
-    return before + LOWER + again(trades)
+    if trades.loop_over is None:
+        return LOWER + again(trades)
+    # Loops on what fuse would split up, and on rows. What is picked early needs no loop of its own.
+    early = (gathers,) if trades.lean else ()
+    return (*early, flatten(trades), loops(trades), *LOWER, *again(trades))
 
 
 def again(trades: Trades) -> tuple[Pass, ...]:

@@ -198,8 +198,9 @@ class Search:
             leanest = self._leanest(plain)
             if kept is None and _combined(plain.graph) > worth:
                 lean = self.candidate(replace(trades, lean=True))
-                kept = self._least_remat(lean, budget)
-                leanest = min((leanest, self._leanest(lean)), key=_peak)
+                if lean.peak < plain.peak * (1 - WORTH_TRYING):
+                    kept = self._least_remat(lean, budget)
+                    leanest = min((leanest, self._leanest(lean)), key=_peak)
             if kept is not None:
                 found.append(kept)
             helps = leanest.peak < lowest.peak * (1 - WORTH_TRYING)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lowgrad.compare import errors
+from lowgrad.compare import errors, farthest
 from lowgrad.config import settings
 from lowgrad.errors import KernelCheckError
 from lowgrad.ir.graph import Graph, Node, Value
@@ -91,38 +91,46 @@ class Checked:
             wrong = errors(alone(node), list(given.values()), results, expected)
             for position, found in enumerate(wrong):
                 if found:
-                    self._blame(number, node, position, found, given)
+                    where = farthest(results[position], expected[position])
+                    self._blame(number, node, position, f"{found:.2g}", where, given)
             values.update(zip(node.outputs, expected, strict=True))
 
     def _blame(
-        self, number: int, node: Node, position: int, found: float, given: dict[Value, Array]
+        self,
+        number: int,
+        node: Node,
+        position: int,
+        found: str,
+        where: str,
+        given: dict[Value, Array],
     ) -> None:
         value = node.outputs[position]
         saved = _saved(self.lowered.name, number, alone(node), given)
         raise KernelCheckError(
             f"call {self.calls} of {self.lowered.name}: the kernel of {_ops(node)} differs from "
-            f"the reference by {found:.2g} of its largest element",
+            f"the reference by {found} of its largest element",
             operands=[
-                f"{value.hint or f'output {position}'}  {value.type}",
+                f"{value.hint or f'output {position}'}  {value.type}: {where}",
                 f"its inputs and its IR are in {saved}",
             ],
             at=str(node.loc or ""),
-            fix=f"lowgrad dump run {saved}.ir --inputs {saved}.npz",
+            fix=f"lowgrad dump run {saved}.ir --inputs {saved}.npz --check",
         )
 
     def _check_results(self, before: Sequence[Array], results: Sequence[Any]) -> None:
         """Compare what the call made with the meaning of what was recorded."""
         expected = interpret(self.graph, *before)
-        wrong = errors(self.graph, before, [_on_host(a) for a in results], expected)
+        made = [_on_host(a) for a in results]
+        wrong = errors(self.graph, before, made, expected)
         made_by = producers(self.graph)
-        for value, found in zip(self.graph.outputs, wrong, strict=True):
+        for value, found, got, want in zip(self.graph.outputs, wrong, made, expected, strict=True):
             if found:
                 node = made_by.get(value)
                 raise KernelCheckError(
                     f"call {self.calls} of {self.graph.name}: a result differs from the reference "
                     f"by {found:.2g} of its largest element, each kernel alone does not: a pass or "
                     "the memory plan is at fault",
-                    operands=[f"{value.hint or 'result'}  {value.type}"],
+                    operands=[f"{value.hint or 'result'}  {value.type}: {farthest(got, want)}"],
                     at=str(node.loc or "") if node is not None else "",
                     fix="LOWGRAD_DUMP=dir, then: lowgrad dump check dir/...",
                 )

@@ -102,6 +102,17 @@ def apart(got: Array, want: Array) -> float:
     return float(difference / scale) if scale else float("inf")
 
 
+def farthest(got: Array, want: Array) -> str:
+    """Where two results are farthest apart, in words: "at [3, 5] it is 1.01, not 1"."""
+    x, y = wide(got), wide(want)
+    with np.errstate(invalid="ignore"):
+        difference = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+    # A NaN or an infinity on one side alone is the farthest.
+    at = np.unravel_index(np.argmax(np.nan_to_num(difference, nan=np.inf)), x.shape)
+    place = f"at {[int(i) for i in at]} " if at else ""
+    return f"{place}it is {x[at]:.7g}, not {y[at]:.7g}"
+
+
 def tolerance(type_: TensorType) -> float:
     """What `apart` may be for results of this type; nothing for integers and bools."""
     return TOLERANCE[type_.dtype.itemsize] if type_.dtype.is_floating_point else 0.0

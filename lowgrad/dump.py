@@ -11,6 +11,7 @@ import numpy as np
 
 from lowgrad.compiler import Compiled
 from lowgrad.config import settings
+from lowgrad.errors import ArgumentError
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.text import print_graph
 from lowgrad.version import __version__
@@ -28,15 +29,30 @@ def dump(compiled: Compiled, directory: str | Path, *, lines: bool = False) -> P
     lines: the user's line behind each node (LOWGRAD_DUMP_LINES=1).
     """
     root = Path(directory)
-    (root / "kernels").mkdir(parents=True, exist_ok=True)
+    try:
+        (root / "kernels").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(
+            f'a dump cannot be written into "{root}": {error.strerror}',
+            fix="name a folder that can be made: LOWGRAD_DUMP=dir, dump=",
+        ) from error
+    _remove_older(root)
     _write_graphs(compiled, root, lines or settings().dump_lines)
     _write_inputs(compiled, root)
     (root / "memory.txt").write_text(f"{compiled.plan}\n")
+    digits = max(2, len(str(len(compiled.kernels) - 1)))
     for number, kernel in enumerate(compiled.kernels):
-        (root / "kernels" / f"{number:02d}_{kernel.name}.py").write_text(kernel.source)
+        (root / "kernels" / f"{number:0{digits}d}_{kernel.name}.py").write_text(kernel.source)
     (root / "launches.txt").write_text("".join(_launches(compiled)))
     (root / "summary.json").write_text(json.dumps(_summary(compiled), indent=2) + "\n")
     return root
+
+
+def _remove_older(root: Path) -> None:
+    """Remove the files of an earlier dump: stages that this step lacks would look like its own."""
+    for pattern in ("[0-9]*-*.ir", "kernels/[0-9]*_*.py", "inputs.npz"):
+        for path in root.glob(pattern):
+            path.unlink()
 
 
 def _write_graphs(compiled: Compiled, root: Path, lines: bool) -> None:
@@ -78,8 +94,9 @@ def _write_inputs(compiled: Compiled, root: Path) -> None:
 
 def _launches(compiled: Compiled) -> Iterator[str]:
     """What differs between launches of equal kernels: the user's line, and whose buffers."""
+    digits = max(2, len(str(len(compiled.launches) - 1)))
     for number, (kernel, times) in enumerate(compiled.launches):
-        yield f"{number:02d}_{kernel.name} x {times} at {kernel.loc or '?'}\n"
+        yield f"{number:0{digits}d}_{kernel.name} x {times} at {kernel.loc or '?'}\n"
         for param in kernel.params:
             yield f"    {param.name}: {param.type} {param.value.hint or param.role}\n"
 

@@ -133,6 +133,8 @@ def short_path(file: str) -> str:
     """`file` relative to the working directory if below it, else its name and parent folder."""
     if file.startswith("<"):
         return file  # "<stdin>" and the like
+    if not file.isascii():  # where names are no UTF-8 some letters cannot be written down
+        file = file.encode("utf-8", "backslashreplace").decode()
     path = os.path.abspath(file)
     try:
         below = path.startswith(os.path.join(os.getcwd(), ""))

@@ -22,7 +22,10 @@ MOST_LINES = 5
 
 @dataclass(frozen=True)
 class Share:
-    """What a kernel's launches take of a step's modelled time, and what limits it."""
+    """What a kernel's launches take of a step's modelled time, and what limits it.
+
+    Kernels of one name count as one: those of the layers of a network. loc: the slowest one's line.
+    """
 
     kernel: str
     times: int
@@ -96,16 +99,22 @@ def shares(launches: Iterable[Launch], target: str) -> tuple[Share, ...]:
     """The kernels by what the roofline of `target` gives them, most first; none without rates."""
     from lowgrad.codegen.facts import modelled
 
-    found = []
+    seconds: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    slowest: dict[str, tuple[float, str, Location | None]] = {}
     for kernel, times in launches:
         model = modelled(kernel, target)
         if model is None:
             return ()
-        found.append((kernel, times, model))
-    total = sum(times * model.seconds for _, times, model in found)
+        name = kernel.name
+        seconds[name] = seconds.get(name, 0.0) + times * model.seconds
+        counts[name] = counts.get(name, 0) + times
+        if name not in slowest or model.seconds > slowest[name][0]:
+            slowest[name] = (model.seconds, model.bound, kernel.loc)
+    total = sum(seconds.values())
     ranked = [
-        Share(k.name, n, n * model.seconds / total, model.bound, target, k.loc)
-        for k, n, model in found
+        Share(name, counts[name], spent / total, slowest[name][1], target, slowest[name][2])
+        for name, spent in seconds.items()
     ]
     return tuple(sorted(ranked, key=lambda share: -share.part))
 

@@ -105,19 +105,22 @@ def shown(part: Any) -> str:
     return repr(part[-1] if isinstance(part, tuple) and part else part)
 
 
-def first_change(before: Graph, after: Graph) -> Node | None:
-    """The first node of `after` that is not as in `before`; None if only the outputs differ."""
+def first_change(before: Graph, after: Graph) -> tuple[Node | None, Node | None]:
+    """The first node of `before` that is not so in `after`, and what stands there.
+
+    None where one of them has no more nodes; both if only the outputs differ.
+    """
     numbers: list[dict[Value, int]] = [{}, {}]
     for graph, known in zip((before, after), numbers, strict=True):
         for value in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs)):
             known[value] = len(known)
     for one, other in zip_longest(before.nodes, after.nodes):
         if one is None or other is None:
-            return other or one
+            return one, other
         facts = [
             (n.op, [known[v] for v in n.inputs], str(n.attrs), [v.type for v in n.outputs])
             for n, known in zip((one, other), numbers, strict=True)
         ]
         if facts[0] != facts[1]:
-            return other
-    return None
+            return one, other
+    return None, None

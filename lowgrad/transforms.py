@@ -22,7 +22,7 @@ from lowgrad.config import settings
 from lowgrad.dump import dump as write_dump
 from lowgrad.errors import ArgumentError, CompileError, CompileWarning, DeviceError
 from lowgrad.history import History, Recorded, first_change
-from lowgrad.ir.text import print_graph
+from lowgrad.ir.text import node_text, print_graph
 from lowgrad.ir.types import DType
 from lowgrad.recording import Recording, record
 from lowgrad.replay import MISSED, Entry, ShortWay, Untouched, given, modes, replay
@@ -400,11 +400,17 @@ class CompiledFunction:
         before = entry.recording.graph
         if str(before) == str(again):
             return
-        node = first_change(before, again)
+        was, now = first_change(before, again)
+        node = now or was
         raise CompileError(
             f"{self.name}: recorded again after {self._calls} calls, it is another program than "
             f"the one that is replayed: {node.op.name if node is not None else 'its results'} "
             "is the first difference",
+            operands=[
+                f"{when}  {node_text(graph, n)}"
+                for when, graph, n in (("then", before, was), ("now ", again, now))
+                if n is not None
+            ],
             at=str(node.loc or "") if node is not None else "",
             fix="pass what changed as an argument, so that it is part of the signature",
         )

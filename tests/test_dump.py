@@ -10,7 +10,7 @@ from models import MODELS
 import lowgrad
 from lowgrad import config
 from lowgrad.dump import dump
-from lowgrad.errors import CompileError
+from lowgrad.errors import ArgumentError, CompileError
 from lowgrad.ir.text import parse
 
 
@@ -42,6 +42,27 @@ def test_a_dump_has_the_plan_and_the_kernels(compiled, tmp_path):
     assert (
         len(list((tmp_path / "kernels").iterdir())) == summary["kernels"] == compiled.cost.kernels
     )
+
+
+def test_a_dump_replaces_an_older_one(compiled, tmp_path):
+    (tmp_path / "kernels").mkdir()
+    older = ("07-of_another.ir", "kernels/77_of_another.py", "inputs.npz")
+    for name in (*older, "notes.txt"):
+        (tmp_path / name).write_text("mine")
+
+    dump(compiled, tmp_path)
+
+    assert not any(
+        (tmp_path / name).exists() and (tmp_path / name).read_bytes() == b"mine" for name in older
+    )
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_said(compiled, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ArgumentError, match="a dump cannot be written into"):
+        dump(compiled, tmp_path / "file")
 
 
 def test_the_setting_dumps_each_recording(tmp_path):

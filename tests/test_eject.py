@@ -21,6 +21,7 @@ from lowgrad import nn
 from lowgrad.codegen.cuda.schedule import At, Base, CopyCall
 from lowgrad.eject.names import Names
 from lowgrad.eject.rolled import rolled
+from lowgrad.errors import ArgumentError
 
 pytest.importorskip("triton")
 
@@ -55,6 +56,21 @@ def test_an_ejected_step_prints_the_loss_of_the_step(tmp_path, name):
     expected = step(*batch).item()
 
     np.testing.assert_allclose(float(printed[0]), expected, rtol=2e-5)
+
+
+def test_what_is_no_ejected_step_is_not_overwritten(tmp_path):
+    compiled = lowgrad.compile(lambda x: (x * 2).sum()).lower(lowgrad.ones(4))
+    mine, data = tmp_path / "step.py", tmp_path / "other.npz"
+    mine.write_text("print('mine')\n")
+    data.write_bytes(b"mine")
+
+    for path in (mine, data.with_suffix(".py")):
+        with pytest.raises(ArgumentError, match="is not overwritten"):
+            compiled.eject(path)
+    assert mine.read_text() == "print('mine')\n"
+    assert data.read_bytes() == b"mine"
+    again = compiled.eject(compiled.eject(tmp_path / "new.py"))
+    assert "Written by lowgrad" in again.read_text()
 
 
 @pytest.fixture

@@ -18,17 +18,20 @@ def positive(text: str) -> int:
 
 def architecture(text: str) -> str:
     """A target of Triton's: "sm_90", "90" and "cuda:90" are one; "gfx942" is "hip:gfx942"."""
+    from lowgrad.codegen.gpus import AMD, NVIDIA
+
     name = text.lower().removeprefix("cuda:").removeprefix("hip:").removeprefix("sm_")
-    if name.isdigit() and 70 <= int(name) <= 130:
+    if name.isdigit() and int(name) in NVIDIA:
         return f"cuda:{name}"
-    if name.startswith("gfx") and len(name) > 3:
+    if name in AMD:
         return f"hip:{name}"
-    raise argparse.ArgumentTypeError(f'"{text}" is no architecture; they are named sm_90 or gfx942')
+    known = ", ".join((*(f"sm_{c}" for c in NVIDIA), *AMD))
+    raise argparse.ArgumentTypeError(f'"{text}" is no architecture; there are {known}')
 
 
 def add_program(parser: argparse.ArgumentParser) -> None:
     """The script, and what it is given."""
     parser.add_argument("program", metavar="FILE.py[:STEP]", help=PROGRAM)
     parser.add_argument(
-        "arguments", nargs="*", metavar="ARG", help="arguments of the script, after --"
+        "arguments", nargs="*", default=(), metavar="ARG", help="arguments of the script, after --"
     )

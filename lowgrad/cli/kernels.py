@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 HELP = "registers, occupancy and modelled time of every kernel, without a GPU"
 # The interpreter runs about so much in some seconds.
 MOST_BYTES, MOST_FLOPS = 4 << 20, 2e8
+# What a narrow terminal does without, first to last.
+LESS = ("line", "async", "MFLOP", "times", "bits", "moved", "tensor", "shared", "occup.", "checked")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,14 +74,17 @@ def _show(name: str, arch: str, facts: list[KernelFacts], checked: list[str]) ->
         )
         for f, check in zip(facts, checked, strict=True)
     ]
-    show_table(headers, rows, left=3, title=f"{name}: kernels on {arch}")
+    show_table(headers, rows, left=3, title=f"{name}: kernels on {arch}", less=LESS)
     modelled = [f.seconds * f.times for f in facts if f.seconds is not None]
     total = f"; {sum(modelled) * 1e6:,.1f} us of modelled time" if modelled else ""
     print(f"{len(facts)} kernels, {sum(f.times for f in facts)} launches{total}")
     if modelled:
-        slowest = max(facts, key=lambda f: (f.seconds or 0.0) * f.times)
-        share = (slowest.seconds or 0.0) * slowest.times / sum(modelled)
-        print(f"most of it: {slowest.kernel.name}, {share:.0%}")
+        by_name: dict[str, float] = {}
+        for f in facts:
+            spent = (f.seconds or 0.0) * f.times
+            by_name[f.kernel.name] = by_name.get(f.kernel.name, 0.0) + spent
+        slowest = max(by_name, key=lambda name: by_name[name])
+        print(f"most of it: {slowest}, {by_name[slowest] / sum(modelled):.0%}")
 
 
 def _as_data(facts: KernelFacts, checked: str) -> dict[str, Any]:

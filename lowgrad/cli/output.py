@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -12,13 +13,40 @@ def is_terminal() -> bool:
 
 
 def show_table(
-    headers: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, title: str = ""
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    left: int = 1,
+    title: str = "",
+    less: Sequence[str] = (),
 ) -> None:
-    """Print a table. The first `left` columns are words, the others numbers: aligned right."""
+    """Print a table. The first `left` columns are words, the others numbers: aligned right.
+
+    less: headers of columns that a narrow terminal does without, the first one first.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
-    if is_terminal() and _drawn(headers, cells, left, title):
+    if not is_terminal():
+        print(plain_table(headers, cells, left=left, title=title))
         return
-    print(plain_table(headers, cells, left=left, title=title))
+    width = shutil.get_terminal_size().columns
+    gone: list[str] = []
+    for name in less:
+        if _width(headers, cells) <= width:
+            break
+        at = list(headers).index(name)
+        headers = [*headers[:at], *headers[at + 1 :]]
+        cells = [[*row[:at], *row[at + 1 :]] for row in cells]
+        left -= at < left
+        gone.append(name)
+    if _width(headers, cells) > width or not _drawn(headers, cells, left, title):
+        print(plain_table(headers, cells, left=left, title=title))
+    if gone:
+        print(f"no room for: {', '.join(gone)} (a wider terminal, or a pipe, has them)")
+
+
+def _width(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """The columns that a table takes on a terminal."""
+    return sum(max(map(len, column)) + 2 for column in zip(headers, *rows, strict=True))
 
 
 def plain_table(

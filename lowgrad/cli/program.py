@@ -14,6 +14,7 @@ from typing import Any
 import lowgrad
 from lowgrad.compiler import Compiled
 from lowgrad.errors import ArgumentError, is_library_file
+from lowgrad.ir.lex import suggestion
 from lowgrad.transforms import CompiledFunction, intercepted
 
 PACKAGE = str(Path(lowgrad.__file__).parent)
@@ -54,7 +55,7 @@ def first_call(program: str, arguments: Sequence[str] = ()) -> Call:
 
     def see(function: CompiledFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(function.name)
-        if name in (None, function.name):
+        if name in (None, function.name, qualified(function)):
             raise _Found(Call(function, args, kwargs))
 
     try:
@@ -64,8 +65,16 @@ def first_call(program: str, arguments: Sequence[str] = ()) -> Call:
         return found.call
     except SystemExit as end:
         if end.code not in (None, 0):
-            raise ArgumentError(f"{path.name} ended with exit code {end.code}") from end
+            # What argparse ends a script with that lacks its arguments.
+            fix = f"what follows -- is for {path.name}" if end.code == 2 else None
+            raise ArgumentError(f"{path.name} ended with exit code {end.code}", fix=fix) from end
     raise _not_called(path, name, seen)
+
+
+def qualified(function: CompiledFunction) -> str:
+    """ "Trainer.step" of a method, without the functions that it is defined in."""
+    name: str = getattr(function.function, "__qualname__", function.name)
+    return name.rpartition("<locals>.")[2]
 
 
 def own_traceback(error: Exception) -> str | None:
@@ -115,8 +124,10 @@ def _not_called(path: Path, name: str | None, seen: Sequence[str]) -> ArgumentEr
             f"{path.name} ended and called no compiled function",
             fix="decorate its training step with @lowgrad.compile",
         )
-    others = ", ".join(dict.fromkeys(seen)) or "none"
+    called = list(dict.fromkeys(seen))
+    near = suggestion(name, called)
     return ArgumentError(
-        f'{path.name} ended and called no compiled function "{name}"; those it called: {others}',
-        fix=f"decorate {name} with @lowgrad.compile, and call it",
+        f'{path.name} ended and called no compiled function "{name}"{near}; those it called: '
+        f"{', '.join(called) or 'none'}",
+        fix=None if near else f"decorate {name} with @lowgrad.compile, and call it",
     )

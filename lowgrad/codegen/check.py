@@ -13,7 +13,7 @@ from lowgrad.codegen.lower import is_free, lower
 from lowgrad.codegen.run import run_node
 from lowgrad.codegen.step import run_graph
 from lowgrad.codegen.tiling import DEFAULT, Tiling
-from lowgrad.compare import errors
+from lowgrad.compare import errors, farthest
 from lowgrad.errors import KernelCheckError
 from lowgrad.ir.graph import Graph, Node
 from lowgrad.ir.interpret import run_node as reference
@@ -76,11 +76,12 @@ def _compare(
     node: Node, operands: Sequence[Array], got: Sequence[Array], expected: Sequence[Array]
 ) -> None:
     given = dict(zip(node.inputs, operands, strict=True))
-    for number, found in enumerate(errors(alone(node), list(given.values()), got, expected)):
+    wrong = errors(alone(node), list(given.values()), got, expected)
+    for number, (found, a, b) in enumerate(zip(wrong, got, expected, strict=True)):
         if found:
             raise KernelCheckError(
                 f"the kernel of {node.op.name} differs from the reference by {found:.2g} of its "
                 "largest element",
-                operands=[f"output {number}  {node.outputs[number].type}"],
+                operands=[f"output {number}  {node.outputs[number].type}: {farthest(a, b)}"],
                 at=str(node.loc or ""),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lowgrad.errors import ArgumentError
 from lowgrad.ir.types import DType
 
 
@@ -79,6 +80,25 @@ SPECS = {
         209e12, 105e12, 105e12, 1.79e12, 6.2e12, 96 * MIB, 2.41e9, "mma",
     ),
 }  # fmt: skip
+
+
+# What Triton's compilers make code for; for anything else some of them end the process.
+NVIDIA = (70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
+AMD = (
+    *("gfx906", "gfx908", "gfx90a", "gfx942", "gfx950", "gfx1030", "gfx1100", "gfx1101", "gfx1102"),
+    *("gfx1200", "gfx1201", "gfx1250"),
+)
+TARGETS = (*(f"cuda:{c}" for c in NVIDIA), *(f"hip:{a}" for a in AMD))
+
+
+def check_target(target: str) -> str:
+    """`target`, such as "cuda:90". Raises ArgumentError, naming those that there are."""
+    if target not in TARGETS:
+        raise ArgumentError(
+            f'there is no target "{target}"; there are cuda:{", ".join(map(str, NVIDIA))} and '
+            f"hip:{', '.join(AMD)}"
+        )
+    return target
 
 
 def spec_of(target: str) -> GpuSpec | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,15 @@ Array = npt.NDArray[Any]
 def saved(graph: Graph, path: Path) -> list[Array]:
     """The arrays of an .npz, in order, as the inputs of `graph`.
 
-    Raises ArgumentError if there are too few, or of other shapes.
+    Raises ArgumentError if there are too few, or of other shapes, or if it is no such file.
     """
-    with np.load(path) as file:
-        held = dict(file)
+    try:
+        # Opened here, since NumPy leaves a file open that is no whole .npz.
+        with path.open("rb") as stream, np.load(stream) as file:
+            held = dict(file)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ArgumentError(f'"{path}" cannot be read as an .npz: {why}') from error
     if len(held) != len(graph.inputs):
         raise ArgumentError(
             f"{path.name} has {len(held)} arrays, {graph.name} has {len(graph.inputs)} inputs"

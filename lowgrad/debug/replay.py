@@ -38,6 +38,10 @@ def replayed(
     names = list(steps)
     start = _index(names, first) if first else _after(names, path)
     stop = _index(names, last) + 1 if last else len(names)
+    if last and stop <= start < len(names):
+        raise ArgumentError(
+            f'the pass "{last}" comes before "{names[start]}"; they are {", ".join(names)}'
+        )
     for name in names[start:stop]:
         before, began = graph, time.perf_counter()
         graph = run_passes((steps[name],), graph)[name]

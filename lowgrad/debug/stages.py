@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from lowgrad.codegen.lower import is_free, lower
 from lowgrad.codegen.run import run_node as run_kernels
-from lowgrad.compare import apart, errors, same_bits
+from lowgrad.codegen.step import KernelExecutable
+from lowgrad.compare import apart, errors, farthest, same_bits
 from lowgrad.debug.inputs import made_up, save, saved
 from lowgrad.debug.reduce import reduced
 from lowgrad.errors import ArgumentError, LowgradError
@@ -25,6 +27,8 @@ from lowgrad.passes.base import Pass
 from lowgrad.passes.pipeline import SIMPLIFY
 from lowgrad.passes.pipeline import lower as lowering
 from lowgrad.passes.trades import Trades
+from lowgrad.runtime.cpu.program import build
+from lowgrad.runtime.memory import plan
 
 Array = npt.NDArray[Any]
 # The first stage has the forward pass alone, so it has other outputs.
@@ -45,6 +49,7 @@ class Fault:
     """A pass whose result differs from its operand, or a node whose kernels differ from it.
 
     graph, arrays: the smallest case that shows it. apart: by how much, of the largest element.
+    is_shown: whether the pass that is installed makes it; else the file is not what it gives.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Fault:
     graph: Graph
     arrays: list[Array]
     apart: float
+    is_shown: bool = True
 
 
 def stages(folder: Path) -> list[Stage]:
@@ -67,7 +73,7 @@ def stages(folder: Path) -> list[Stage]:
     for path in paths:
         name = path.stem.partition("-")[2]
         if name != "trace":
-            found.append(Stage(name, path, parse(path.read_text(encoding="utf-8"))))
+            found.append(Stage(name, path, parse(path.read_text("utf-8", "replace"), str(path))))
     return found
 
 
@@ -128,7 +134,7 @@ def _cut(
 ) -> Fault:
     """The fault in the fewest nodes; as it was, if the installed pass does not show it."""
     if step is None:
-        return Fault(stage.name, "pass", graph, arrays, worst)
+        return Fault(stage.name, "pass", graph, arrays, worst, is_shown=False)
     run = step
 
     def shows(part: Graph, given: list[Array]) -> bool:
@@ -139,7 +145,7 @@ def _cut(
         return differs(part, after, given, interpret(part, *given), run.exact) > 0
 
     if not shows(graph, arrays):
-        return Fault(stage.name, "pass", graph, arrays, worst)
+        return Fault(stage.name, "pass", graph, arrays, worst, is_shown=False)
     small, given = reduced(graph, arrays, shows, seconds=seconds)
     return Fault(stage.name, "pass", small, given, worst)
 
@@ -221,6 +227,40 @@ def _inputs(folder: Path, graph: Graph) -> list[list[Array]]:
     if own.exists():
         return [saved(graph, own)]
     return [made_up(graph), made_up(graph, 1, signed=True)]
+
+
+# --- What is generated for a graph ---
+
+
+def generated(
+    graph: Graph, arrays: Sequence[Array], expected: Sequence[Array]
+) -> Iterator[tuple[str, list[str]]]:
+    """What runs a graph, by name, and for each result that it makes wrong, how.
+
+    On a CPU, and, with Triton installed, kernel by kernel on the interpreter.
+    """
+    for name, run in _programs(graph):
+        given = [a.copy() for a in arrays]
+        try:
+            made = run(given)
+        except LowgradError as error:
+            yield name, [str(error)]
+            continue
+        wrong = errors(graph, arrays, made, expected)
+        yield (
+            name,
+            [
+                f"output {number} by {found:.2g} of its largest element, {farthest(a, b)}"
+                for number, (found, a, b) in enumerate(zip(wrong, made, expected, strict=True))
+                if found
+            ],
+        )
+
+
+def _programs(graph: Graph) -> Iterator[tuple[str, Callable[[list[Array]], Sequence[Array]]]]:
+    yield "on a CPU", build(graph, plan(graph))
+    if find_spec("triton") is not None:
+        yield "as kernels", KernelExecutable(graph)
 
 
 # --- Saving what was found ---

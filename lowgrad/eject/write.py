@@ -22,6 +22,7 @@ from lowgrad.eject import harness
 from lowgrad.eject.arena import Arena
 from lowgrad.eject.names import Names, wishes
 from lowgrad.eject.rolled import Roll, addresses_of, rolled
+from lowgrad.errors import ArgumentError
 from lowgrad.ir.graph import Graph, Location
 from lowgrad.ir.types import DType, TensorType
 from lowgrad.runtime.memory import Plan, human
@@ -32,6 +33,8 @@ MARK = "# --- Running it"
 # Names that the file's own text uses.
 OWN = frozenset(("triton", "tl", "os", "sys", "step", "device", "arena", "table", "results"))
 OWN |= {"inputs", "constants", "piece"}
+# By this a file is known to be an ejected step.
+SIGNATURE = "Written by lowgrad."
 HEAD = '''\
 """{name}: one compiled training step, as {kernels} kernels for {target}. Written by lowgrad.
 
@@ -66,8 +69,16 @@ def eject(
 
     graph, plan: as they are run, planned for `machine`. arrays: by position of the graph's inputs;
     those that are numbers become run-time scalars in the text.
+    Raises ArgumentError if there is a file that is not an ejected step.
     """
     target = Path(path)
+    is_ours = target.exists() and SIGNATURE in target.read_text("utf-8", errors="replace")[:1000]
+    for file in (target, target.with_suffix(".npz")):
+        if file.exists() and not is_ours:
+            raise ArgumentError(
+                f'eject: there is a "{file}", which is of no ejected step and is not overwritten',
+                fix="give another name",
+            )
     writer = _Writer(graph, plan, machine, {i: np.asarray(a) for i, a in arrays.items()})
     target.write_text(writer.text(target), encoding="utf-8")
     np.savez(target.with_suffix(".npz"), **writer.saved())  # type: ignore[arg-type]

@@ -42,8 +42,8 @@ class Token(NamedTuple):
 class Reader:
     """A text and the next word in it."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, file: str = "<ir>") -> None:
+        self.text, self.file = text, file
         self.token = Token("end", "", 0)
         if len(text) > MAX_CHARS:
             self.fail(f"the text is longer than {MAX_CHARS} characters")
@@ -92,7 +92,9 @@ class Reader:
         # One line, one column a character, whatever the bytes were.
         source = "".join(c if c.isprintable() else "?" for c in source[: column + _MAX_SHOWN])
         shown, caret = marked(source, column, len(token.text))
-        raise IRParseError(message, line=line, column=column, operands=(shown, caret), at="")
+        raise IRParseError(
+            message, line=line, column=column, file=self.file, operands=(shown, caret), at=""
+        )
 
     def _read(self, position: int) -> None:
         space = _SPACE.match(self.text, position)

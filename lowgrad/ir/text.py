@@ -63,9 +63,14 @@ def print_graph(graph: Graph, *, locations: bool = False) -> str:
     return "\n".join(graph_lines(graph, locations=locations).lines)
 
 
-def graph_lines(graph: Graph, *, locations: bool = False) -> Printed:
-    """`graph` as text, line by line; also one that is broken, with `%?` for undefined values."""
-    names = _names(graph)
+def graph_lines(
+    graph: Graph, *, locations: bool = False, names: Mapping[Value, str] | None = None
+) -> Printed:
+    """`graph` as text, line by line; also one that is broken, with `%?` for undefined values.
+
+    names: what the values are called, if not by the rules of `docs/ir.md`.
+    """
+    names = _names(graph) if names is None else names
     inputs = ", ".join(f"{value_name(v, names)}: {v.type}" for v in graph.inputs)
     lines = [f"graph {_graph_name(graph)}({inputs}){_aliases(graph.aliases)} {{"]
     starts = []
@@ -75,6 +80,12 @@ def graph_lines(graph: Graph, *, locations: bool = False) -> Printed:
     lines.append(f"  return {_listed(graph.outputs, names)}".rstrip())
     lines.append("}")
     return Printed(lines, starts, names)
+
+
+def node_text(graph: Graph, node: Node) -> str:
+    """The first line of `node` in the text of `graph`."""
+    printed = graph_lines(graph)
+    return printed.lines[printed.starts[graph.nodes.index(node)]].strip()
 
 
 def value_name(value: Value, names: Mapping[Value, str]) -> str:
@@ -173,9 +184,12 @@ def _attr(value: Any) -> str:
 # --- Parsing: graphs and nodes -----------------------------------------------------------------
 
 
-def parse(text: str) -> Graph:
-    """The graph that `text` describes. Raises IRParseError, pointing at the faulty word."""
-    reader = Reader(text)
+def parse(text: str, file: str = "<ir>") -> Graph:
+    """The graph that `text` describes. Raises IRParseError, pointing at the faulty word.
+
+    file: what the text is called in errors.
+    """
+    reader = Reader(text, file)
     graph = _graph(reader, depth=0)
     if reader.token.kind != "end":
         reader.fail(f"expected the end of the text, found {reader.token}")

@@ -14,9 +14,11 @@ from typing import Any
 from lowgrad.codegen.facts import Modelled, modelled
 from lowgrad.codegen.kernel import Kernel
 from lowgrad.ir.graph import Graph, Node
+from lowgrad.ir.text import graph_lines
 from lowgrad.ir.walk import alone, producers
 from lowgrad.report.diff import Line, side_by_side
 from lowgrad.report.layout import Layout, place
+from lowgrad.report.names import Matcher
 from lowgrad.runtime.memory import Buffer, Plan
 
 # The lines of a pass's differences that are shown.
@@ -127,14 +129,18 @@ class Data:
     @cached_property
     def passes(self) -> list[PassShown]:
         """The passes that changed something."""
-        names = list(self.compiled.graphs)
+        graphs = self.compiled.graphs
         found = []
-        for before, after in pairwise(names):
-            old, new = self.compiled.graphs[before], self.compiled.graphs[after]
-            texts = [str(graph).splitlines() for graph in (old, new)]
-            if texts[0] == texts[1]:
+        left = graph_lines(next(iter(graphs.values())))
+        for before, after in pairwise(graphs):
+            old, new = graphs[before], graphs[after]
+            if new is old:
                 continue
-            lines = list(side_by_side(*texts))
+            right = graph_lines(new, names=Matcher(old, left.names).names_of(new))
+            lines = list(side_by_side(left.lines, right.lines))
+            is_same, left = left.lines == right.lines, right
+            if is_same:
+                continue
             ms = self.compiled.pass_ms.get(after)
             counts = (len(old.nodes), len(new.nodes))
             left_out = max(len(lines) - MOST_LINES, 0)

@@ -201,6 +201,9 @@ def test_drift_names_the_line(monkeypatch):
     ) as error:
         step(lowgrad.ones(3))
     assert "test_watched.py" in str(error.value)
+    then, now = error.value.operands
+    assert "value=2.0" in then
+    assert "value=3.0" in now
 
 
 @pytest.mark.parametrize(

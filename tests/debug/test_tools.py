@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import models
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from lowgrad.dump import dump
 from lowgrad.errors import ArgumentError
 from lowgrad.ir.interpret import interpret
 from lowgrad.ir.text import parse
+from lowgrad.runtime.cpu import functions
 
 ONE = """\
 graph step(%x: f32[3,4], %w: f32[3,4]) {
@@ -155,11 +158,44 @@ def test_what_cannot_be_done_is_said(arguments, message, tmp_path, monkeypatch, 
     assert message in capsys.readouterr().err
 
 
-def test_a_file_of_any_bytes_is_an_error_with_a_place(tmp_path, capsys):
+def test_a_file_of_any_bytes_is_an_error_with_a_place(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.ir").write_bytes(b"graph step(%x: f32[3]) {\n  \xff\xfe\x00\n}")
 
-    assert main(["dump", "run", str(tmp_path / "a.ir")]) == 2
-    assert "<ir>:2:3: unexpected character" in capsys.readouterr().err
+    assert main(["dump", "run", "a.ir"]) == 2
+    assert "a.ir:2:3: unexpected character" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"PK\x03\x04 and no more"])
+def test_inputs_that_are_no_npz_are_an_error(tmp_path, capsys, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.ir").write_text(ONE)
+    if content is not None:
+        (tmp_path / "i.npz").write_bytes(content)
+
+    assert main(["dump", "run", "a.ir", "--inputs", "i.npz"]) == 2
+    assert '"i.npz" cannot be read as an .npz: ' in capsys.readouterr().err
+
+
+def test_run_can_check_what_is_generated(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("triton")
+    (tmp_path / "a.ir").write_text("graph g(%x: f32[3]) {\n  %0 = exp %x : f32[3]\n  return %0\n}")
+    command = ["dump", "run", str(tmp_path / "a.ir"), "--check"]
+    assert main(command) == 0
+    assert "on a CPU: the same\nas kernels: the same\n" in capsys.readouterr().out
+
+    monkeypatch.setattr(functions, "UFUNCS", {**functions.UFUNCS, "exp": "exp2"})
+    assert main(command) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"on a CPU: output 0 by 0\.\d+ of its largest element, at \[\d\] it is", out)
+    assert "as kernels: the same" in out
+
+
+def test_passes_in_the_wrong_order_are_refused(tmp_path, capsys):
+    (tmp_path / "a.ir").write_text(ONE)
+
+    assert main(["dump", "passes", str(tmp_path / "a.ir"), "--from", "cse", "--to", "fold"]) == 2
+    assert 'the pass "fold" comes before "cse"' in capsys.readouterr().err
 
 
 def test_comments_are_no_part_of_a_graph():

@@ -14,8 +14,10 @@ import pytest
 import lowgrad
 from lowgrad import nn
 from lowgrad.errors import MissingDependencyError
+from lowgrad.ir.text import graph_lines, parse
 from lowgrad.report.diff import side_by_side
 from lowgrad.report.layout import HEIGHT, WIDTH, place
+from lowgrad.report.names import Matcher
 
 pytest.importorskip("jinja2")
 pytest.importorskip("pygments")
@@ -204,6 +206,28 @@ def test_neighbours_are_ordered_so_that_edges_do_not_cross():
 
     column = [x for x, _ in layout.places]
     assert (column[0] < column[1]) == (column[3] < column[2]) == (column[4] < column[5])
+
+
+def test_values_keep_their_names_from_pass_to_pass():
+    """Of a node in the middle that goes, one line differs, and that of its reader."""
+    before = parse(
+        "graph g(%x: f32[3]) {\n  %0 = exp %x : f32[3]\n  %1 = neg %0 : f32[3]\n"
+        "  %2 = neg %1 : f32[3]\n  %3 = sin %2 : f32[3]\n  %4 = cos %3 : f32[3]\n  return %4\n}"
+    )
+    after = parse(
+        "graph g(%x: f32[3]) {\n  %0 = exp %x : f32[3]\n  %1 = sin %0 : f32[3]\n"
+        "  %2 = cos %1 : f32[3]\n  return %2\n}"
+    )
+    left = graph_lines(before)
+
+    right = graph_lines(after, names=Matcher(before, left.names).names_of(after))
+
+    assert [line.strip() for line in right.lines[1:-1]] == [
+        "%0 = exp %x : f32[3]",
+        "%3 = sin %0 : f32[3]",
+        "%4 = cos %3 : f32[3]",
+        "return %4",
+    ]
 
 
 def test_a_difference_shows_what_changed_and_a_little_around():

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lowgrad import config
+from lowgrad.codegen.gpus import check_target
 from lowgrad.codegen.triton.load import load, require_triton
 from lowgrad.codegen.triton.lock import language_lock
 from lowgrad.errors import ArgumentError, CompileError
-
-TARGETS = ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942")
 
 
 class Encoding(NamedTuple):
@@ -170,13 +169,11 @@ def _gpu_target(target: str) -> Any:
     require_triton()
     from triton.backends.compiler import GPUTarget
 
-    backend, _, arch = target.partition(":")
-    if backend == "cuda" and arch.isdigit():
+    backend, _, arch = check_target(target).partition(":")
+    if backend == "cuda":
         return GPUTarget("cuda", int(arch), 32)
-    if backend == "hip" and arch.startswith("gfx"):
-        # CDNA (gfx9) has wavefronts of 64 lanes, RDNA of 32.
-        return GPUTarget("hip", arch, 64 if arch.startswith("gfx9") else 32)
-    raise ArgumentError(f"unknown target {target!r}; targets are such as {', '.join(TARGETS)}")
+    # CDNA (gfx9) has wavefronts of 64 lanes, RDNA of 32.
+    return GPUTarget("hip", arch, 64 if arch.startswith("gfx9") else 32)
 
 
 def _check_arguments(job: Job, arg_names: Sequence[str]) -> None:

@@ -58,6 +58,28 @@ def test_an_ejected_step_prints_the_loss_of_the_step(tmp_path, name):
     np.testing.assert_allclose(float(printed[0]), expected, rtol=2e-5)
 
 
+def test_what_it_cannot_run_on_is_said_in_a_line(tmp_path):
+    compiled = lowgrad.compile(lambda x: (x * 2).sum()).lower(lowgrad.ones(4))
+    path = compiled.eject(tmp_path / "step.py")
+
+    def fails(*arguments):
+        command = [sys.executable, str(path), *arguments]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "no NVIDIA GPU to run on" in fails()
+    np.savez(path.with_suffix(".npz"), x=np.ones(5, np.float32))
+    assert "step.npz: x has shape (5,), the step takes (4,)" in fails("--interpret")
+
+
 def test_what_is_no_ejected_step_is_not_overwritten(tmp_path):
     compiled = lowgrad.compile(lambda x: (x * 2).sum()).lower(lowgrad.ones(4))
     mine, data = tmp_path / "step.py", tmp_path / "other.npz"

@@ -7,7 +7,7 @@ import pytest
 import lowgrad
 from lowgrad import spans
 from lowgrad.errors import ArgumentError
-from lowgrad.profiler import profile, record_function
+from lowgrad.profiler import ProfilerActivity, profile, record_function
 
 
 def step(x):
@@ -47,6 +47,31 @@ def test_events_are_chromes_complete_ones_and_nest(trace):
     compiling = next(e for e in events if e["cat"] == "compile")
     assert first["ts"] <= compiling["ts"]
     assert compiling["ts"] + compiling["dur"] <= first["ts"] + first["dur"]
+
+
+def test_a_profile_is_started_and_stopped_as_in_pytorch():
+    seen = []
+    prof = profile(
+        activities=[ProfilerActivity.CPU], record_shapes=True, on_trace_ready=seen.append
+    )
+    prof.start()
+    lowgrad.compile(step)(lowgrad.ones(4, 4))
+    prof.step()
+    prof.stop()
+
+    assert seen == [prof]
+    assert any(event["cat"] == "step" for event in prof.events())
+
+
+def test_a_table_is_sorted_by_what_is_asked(trace):
+    _, prof = trace
+    averages = prof.key_averages()
+
+    by_count = averages.table(sort_by="count").splitlines()[1:]
+    assert [int(line.split()[-3]) for line in by_count] == sorted(a.count for a in averages)[::-1]
+    assert averages.table(sort_by="self_cpu_time_total") == averages.table()
+    with pytest.raises(ArgumentError, match="it is one of total, median, count"):
+        averages.table(sort_by="bytes")
 
 
 def test_averages_are_a_table(trace):

@@ -5,6 +5,7 @@ It uses NumPy and Triton alone, so that an ejected file needs no lowgrad.
 
 import argparse
 import ctypes
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,8 @@ def saved(
         kind = np.dtype(NUMPY.get(dtype, dtype))
         if name in scalars:
             yield np.array(scalars[name], kind)
+        elif name in held and held[name].shape != tuple(shape):
+            sys.exit(f"{path.name}: {name} has shape {held[name].shape}, the step takes {shape}")
         elif name in held:
             yield np.ascontiguousarray(held[name]).astype(kind, copy=False)
         elif dtype == "bfloat16":
@@ -329,7 +332,14 @@ def main(
     parser.add_argument("--interpret", action="store_true", help="on the CPU, by the interpreter")
     parser.add_argument("--steps", type=int, default=1, help="how many steps (1)")
     args = parser.parse_args()
-    device = Cpu() if args.interpret else Gpu()
+    device: Any
+    if args.interpret:
+        device = Cpu()
+    else:
+        try:
+            device = Gpu()
+        except Exception as error:  # no driver, no GPU, no cuda-bindings
+            sys.exit(f"no NVIDIA GPU to run on ({error}); on the CPU: python {file} --interpret")
     given = [device.put(a) for a in saved(Path(file).with_suffix(".npz"), inputs, scalars)]
     arena = device.empty(arena_bytes)
     # A constant is 16 bytes from the next, as kernels align what they read.

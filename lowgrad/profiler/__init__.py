@@ -10,8 +10,10 @@ On a GPU a call's span ends when its kernels have run.
 
 from __future__ import annotations
 
+import enum
 import json
 import statistics
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 from lowgrad import spans
 from lowgrad.errors import ArgumentError
 
-__all__ = ["Average", "Averages", "profile", "record_function"]
+__all__ = ["Average", "Averages", "ProfilerActivity", "profile", "record_function"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,32 @@ class Average:
     median_us: float
 
 
+_ORDERS: dict[str, Callable[[Average], float]] = {
+    "total": lambda a: a.total_us,
+    "median": lambda a: a.median_us,
+    "count": lambda a: a.count,
+}
+
+
 class Averages(list[Average]):
     """The averages of a profile, longest first."""
 
-    def table(self, row_limit: int = 100) -> str:
-        """As aligned text."""
+    def table(self, sort_by: str | None = None, row_limit: int = 100) -> str:
+        """As aligned text.
+
+        sort_by: "total", "median" or "count", largest first; of PyTorch's names, those of times in
+        all are the total.
+        Raises ArgumentError for another one.
+        """
+        chosen = sort_by or "total"
+        key = "total" if chosen.endswith(("_time_total", "_time")) else chosen
+        if key not in _ORDERS:
+            raise ArgumentError(f"table: sort_by={sort_by!r}; it is one of {', '.join(_ORDERS)}")
+        ranked = sorted(self, key=_ORDERS[key], reverse=True)
         rows = [("name", "kind", "calls", "total ms", "median ms")]
         rows += [
             (a.key, a.kind, str(a.count), f"{a.total_us / 1e3:.3f}", f"{a.median_us / 1e3:.3f}")
-            for a in self[:row_limit]
+            for a in ranked[:row_limit]
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = []
@@ -53,25 +72,55 @@ class Averages(list[Average]):
         return "\n".join(lines)
 
 
-class profile:  # noqa: N801  (PyTorch's name)
-    """Collects what happens inside the `with`. Other arguments of PyTorch's are taken and ignored.
+class ProfilerActivity(enum.Enum):
+    """What PyTorch's profiler can be told to look at. Here all of it is always seen."""
 
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class profile:  # noqa: N801  (PyTorch's name)
+    """Collects what happens inside the `with`, or from `start` to `stop`.
+
+    on_trace_ready: called with the profile at the end. activities and PyTorch's other arguments are
+    taken and ignored: what there is, is seen.
     Raises ArgumentError where results are asked for before the end.
     """
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(
+        self,
+        *,
+        activities: Iterable[ProfilerActivity] | None = None,
+        on_trace_ready: Callable[[profile], Any] | None = None,
+        **_: Any,
+    ) -> None:
+        self._on_trace_ready = on_trace_ready
         self._collector: spans.Collector | None = None
         self._is_over = False
 
-    def __enter__(self) -> profile:
+    def start(self) -> None:
+        """Begin to collect."""
         self._collector = spans.Collector()
+        self._is_over = False
         spans.collectors.append(self._collector)
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._collector is not None, "it was started"
+        spans.collectors.remove(self._collector)
+        self._is_over = True
+        if self._on_trace_ready is not None:
+            self._on_trace_ready(self)
+
+    def step(self) -> None:
+        """Say that an iteration is over; it changes nothing, as all of them are seen."""
+
+    def __enter__(self) -> profile:
+        self.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        assert self._collector is not None, "it was entered"
-        spans.collectors.remove(self._collector)
-        self._is_over = True
+        self.stop()
 
     def events(self) -> list[dict[str, Any]]:
         """Chrome's events."""

@@ -276,6 +276,7 @@ class _Writer:
         head, mark, body = source.partition(MARK)
         title, about, code = body.split("\n", 2)
         imports = [line for line in head.splitlines() if line.startswith(("import ", "from "))]
+        imports.remove("import sys")  # the file has begun with it
         lines = [mark + title, about, "", *imports[:-1], "", imports[-1], "", code.strip("\n")]
         lines += ["", "", 'if __name__ == "__main__":']
         lines += ["    main(step, INPUTS, SCALARS, RESULTS, ARENA_BYTES, TABLE, __file__)"]

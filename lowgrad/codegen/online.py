@@ -98,7 +98,7 @@ def online_form(
     if node.op.name != "sum" or not dtype.is_floating_point:
         return None
     own = depth.get(node.inputs[0], 0)
-    form = _form_of(producers, unrounded(producers, node.inputs[0]), own, depth)
+    form = form_of(producers, unrounded(producers, node.inputs[0]), own, depth)
     if form is None or (first := _needed_by(form, depth)) >= own:
         return None
     used = (form.x,) if form.weight is None else (form.x, form.weight)
@@ -119,7 +119,7 @@ def online_form(
     return None
 
 
-def _form_of(
+def form_of(
     producers: Mapping[Value, Node], value: Value, own: int, depth: Mapping[Value, int]
 ) -> Online | None:
     """The form of `value`, which is known after `own` loops, by the ops that make it."""

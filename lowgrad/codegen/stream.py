@@ -2,13 +2,14 @@
 
 Attention and its kin are products [rows, inner] @ [inner, columns] whose results, row by row, are
 turned into something that other products sum up again. A program owns a block of rows and goes
-through the columns block by block, making each block of scores where it needs it; each sum over the
-columns that depends on another one takes one more pass. What is summed over the rows instead (the
-gradients of keys and values) is made by a second kernel whose programs own columns.
+through the columns block by block, making each block of scores where it needs it. A sum that is
+relative to a maximum is made in the maximum's own pass (`stream_online.py`); another one that
+depends on a sum takes one more pass. What is summed over the rows instead (the gradients of keys
+and values) is made by a second kernel whose programs own columns.
 
 Everything follows from the loop's body: which ops are sliced along the rows and along the columns,
 and which combine over them. No function is known by name.
-Source: Dao et al. 2022, "FlashAttention", without the rescaling that saves one pass.
+Source: Dao et al. 2022, "FlashAttention".
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One streaming kernel: programs own a block of one axis and go through the other, pass by pass.
 
-Each sum along the other axis that depends on another one takes one more pass. A pass leaves out the
-blocks in which, by their position alone, nothing counts (`positions.py`).
+Each sum along the other axis that depends on another one takes one more pass, unless it only is
+relative to it (`stream_online.py`). A pass leaves out the blocks in which, by their position alone,
+nothing counts (`positions.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from lowgrad.codegen.positions import Positions, Span, span
 from lowgrad.codegen.reader import At, Pulled
 from lowgrad.codegen.region import Region
 from lowgrad.codegen.stream_blocks import inner_size, stream_tiling
+from lowgrad.codegen.stream_online import Rescaled, passes_of
 from lowgrad.codegen.stream_sums import add_block, adds_nothing, finished, inner_sum, start, summed
 from lowgrad.codegen.stream_tiles import WIDEST, StreamTiles
-from lowgrad.codegen.streamed import DoesNotFit, Streamed, is_inner, levels
+from lowgrad.codegen.streamed import DoesNotFit, Streamed, is_inner
 from lowgrad.codegen.tiling import Tiling, ceil_div
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import Index, Symbol, flatten, unflatten
@@ -107,7 +109,8 @@ class StreamProgram:
 
     def _passes(self) -> list[list[Node]]:
         """The nodes that sum over the other axis, by pass."""
-        level = levels(self.region.nodes, self.shape, self.axis)
+        found = passes_of(self.needed, self.producers, self.shape, self.axis)
+        self.early = found.early
         passes: dict[int, list[Node]] = {}
         for node in self.needed:
             if node.op.family not in ("contraction", "reduction"):
@@ -115,7 +118,7 @@ class StreamProgram:
             if self.shape.sums(node, 1 - self.axis):
                 if not self.shape.lies(node.outputs[0], self.axis):
                     raise DoesNotFit("a sum over both axes")
-                passes.setdefault(level[node.outputs[0]] - 1, []).append(node)
+                passes.setdefault(found.of[node], []).append(node)
             elif is_inner(node, self.shape, self.axis):
                 self.reader.given[node.outputs[0]] = inner_sum(self.tiles, node)
             elif node.op.family == "reduction" or self.shape.sums(node, self.axis):
@@ -166,7 +169,8 @@ class StreamProgram:
 
     def _pass(self, targets: list[Node]) -> None:
         t, body = self.tiles, self.body
-        totals = [(node, start(t, node)) for node in targets]
+        totals = {node: start(t, node) for node in targets}
+        rescaled = Rescaled(t, self.early, totals)
         self._read_before(targets)
         part = self._span(targets)
         first, limit = (
@@ -182,11 +186,14 @@ class StreamProgram:
             for node in self.needed:
                 if t.is_score(node):
                     self.reader.given[node.output] = t.score(node, across, down)
-            for node, total in totals:
-                add_block(t, node, total, across, down)
+            rescaled.begin_block(across)
+            for node, total in totals.items():
+                if node not in rescaled.anchors:
+                    add_block(t, node, total, across, down)
+            rescaled.end_block()
         for value in scores:
             del self.reader.given[value]
-        for node, total in totals:
+        for node, total in totals.items():
             self.reader.given[node.outputs[0]] = finished(t, node, total)
 
     def _span(self, targets: list[Node]) -> Span:
@@ -220,6 +227,8 @@ class StreamProgram:
     def _read_before(self, targets: list[Node]) -> None:
         """Load what does not change over the pass before its loop; inside it is then known."""
         t = self.tiles
+        # What follows from a sum of this very pass changes with each block.
+        changing = self._after({v for node in targets for v in node.outputs})
         seen: set[Value] = set()
         todo = [value for node in targets for value in node.inputs]
         while todo:
@@ -235,7 +244,7 @@ class StreamProgram:
             todo += node.inputs
             for v in node.inputs if node.op.name == "expand" else ():
                 is_own = self.shape.lies(v, self.axis) and not self.shape.lies(v, 1 - self.axis)
-                if is_own and t.is_matrices(v.type):
+                if is_own and v not in changing and t.is_matrices(v.type):
                     self.reader.value(v, t.place(v, t.own, None))
 
 

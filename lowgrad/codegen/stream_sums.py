@@ -8,7 +8,7 @@ from lowgrad.codegen.kernel import Reduce
 from lowgrad.codegen.operands import accumulated
 from lowgrad.codegen.reader import At
 from lowgrad.codegen.stream_tiles import StreamTiles
-from lowgrad.codegen.streamed import DoesNotFit
+from lowgrad.codegen.streamed import DoesNotFit, Streamed
 from lowgrad.ir.graph import Node
 from lowgrad.ir.index import Index
 from lowgrad.ir.tile import Tile
@@ -32,7 +32,7 @@ def add_block(t: StreamTiles, node: Node, total: Tile, across: Index, down: Inde
     if node.op.family == "contraction":
         _add_product(t, node, total, across, down)
     else:
-        _add_reduced(t, node, total, across)
+        t.body.update(total, with_block(t, node, total, across))
 
 
 def finished(t: StreamTiles, node: Node, total: Tile) -> Callable[[At], Tile]:
@@ -73,13 +73,19 @@ def inner_sum(t: StreamTiles, node: Node) -> Callable[[At], Tile]:
 
 def summed(t: StreamTiles, node: Node) -> int:
     """Which operand of a sum along the other axis lies along both: blocks of scores."""
-    slicing = t.shape.slicing
+    found = summed_index(node, t.shape)
+    if found is None:
+        raise DoesNotFit("both operands of a sum lie along the rows, or none does")
+    return found
+
+
+def summed_index(node: Node, shape: Streamed) -> int | None:
+    """As `summed`; None if both operands of a product lie so, or none does."""
     if node.op.family != "contraction":
         return 0
+    slicing = shape.slicing
     both = [i for i in (0, 1) if all(slicing[a][node].ins[i] is not None for a in (0, 1))]
-    if len(both) != 1:
-        raise DoesNotFit("both operands of a sum lie along the rows, or none does")
-    return both[0]
+    return both[0] if len(both) == 1 else None
 
 
 def adds_nothing(t: StreamTiles, node: Node, known: object) -> bool:
@@ -102,8 +108,8 @@ def _add_product(t: StreamTiles, node: Node, total: Tile, across: Index, down: I
     t.follows_score = False
 
 
-def _add_reduced(t: StreamTiles, node: Node, total: Tile, across: Index) -> None:
-    """total = total combined with this block's."""
+def with_block(t: StreamTiles, node: Node, total: Tile, across: Index) -> Tile:
+    """A reduction's `total` combined with this block's."""
     assert isinstance(node.op, Reduction), "reductions are of their family"
     body, (value,) = t.body, node.inputs
     x = t.reader.tile(value, t.place(value, t.own, across))
@@ -121,4 +127,4 @@ def _add_reduced(t: StreamTiles, node: Node, total: Tile, across: Index) -> None
         body.lanes_of(t.own),
     )
     part = Tile(body, name, total.dtype)
-    body.update(total, body.let(node.op.combine, total, part, dtype=total.dtype))
+    return body.let(node.op.combine, total, part, dtype=total.dtype)

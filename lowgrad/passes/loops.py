@@ -75,8 +75,9 @@ def _along_both(facts: Facts, choice: Choice, chunk_bytes: int) -> tuple[Facts, 
 
     The graph with the first of them, and the choice of the second.
     """
-    seed = choice.loops.region.seed
-    if len(choice.loops.stages) < 3 or facts.maker.get(seed) not in choice.loops.repeated:
+    seed, stages = choice.loops.region.seed, choice.loops.stages
+    is_shared = all(facts.maker.get(seed) in stage.nodes for stage in (stages[0], stages[-1]))
+    if len(stages) < 3 or not is_shared:
         return None
     graph, copied = unshared(facts, choice.loops)
     facts = Facts(graph)

@@ -15,6 +15,7 @@ computed twice. Reading in another pattern is left to recomputation.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lowgrad.ir.types import Shape
@@ -83,18 +84,23 @@ class Grouping:
             self.summary[group] = merged
         return group
 
-    def fits(self, group: int, reader: int) -> bool:
-        """Whether a kernel as `group` is one could hand `reader` all that this reads of it."""
-        return self._flow(group, reader, self.summary[group])
+    def fits(self, group: int, reader: int, repeated: Iterable[int] = ()) -> bool:
+        """Whether a kernel as `group` is one could hand `reader` all that this reads of it.
 
-    def _flow(self, first: int, last: int, merged: Summary) -> bool:
+        repeated: nodes of other groups that `reader` runs again.
+        """
+        return self._flow(group, reader, self.summary[group], repeated)
+
+    def _flow(self, first: int, last: int, merged: Summary, repeated: Iterable[int] = ()) -> bool:
         """Whether all that `last` reads from `first` flows in a way that `merged` can express."""
         flow = self.flow
-        for node in self.parts.members[last]:
+        again = set(repeated)
+        for node in (*self.parts.members[last], *again):
             for edge in flow.edges[node]:
                 source = flow.producer.get(edge.source)
-                inside = source is not None and self.parts.of[source] == first
-                if inside and not _flows(flow, node, edge, merged):
+                if source is None or source in again or self.parts.of[source] != first:
+                    continue
+                if not _flows(flow, node, edge, merged):
                     return False
         return True
 

@@ -130,11 +130,16 @@ def _join_rows(traffic: Traffic, columns: int) -> None:
 def _can_be_summed(traffic: Traffic, rows: int, columns: int) -> bool:
     """Whether a kernel of rows, as it goes through them, has all that the sums of columns need."""
     return (
-        traffic.grouping.fits(rows, columns)
+        _fits(traffic, rows, columns)
         and not any(v in traffic.reads.get(rows, ()) for v in _made(traffic, columns))
         # State that the sums update is written when all rows have been read.
         and not _reads_what_is_updated(traffic, columns, rows)
     )
+
+
+def _fits(traffic: Traffic, group: int, reader: int) -> bool:
+    """Whether a kernel as `group` is one could hand `reader` all that it, too, runs on."""
+    return traffic.grouping.fits(group, reader, traffic.repeated.get(reader, ()))
 
 
 def _join_same_rows(traffic: Traffic, group: int) -> None:
@@ -147,7 +152,8 @@ def _join_same_rows(traffic: Traffic, group: int) -> None:
     read = [v for v in traffic.reads.get(group, ()) if v.type.numel >= size]
     for other in dict.fromkeys(g for v in read for g in traffic.readers[v]):
         is_like = other != group and grouping.summary[other] == grouping.summary[group]
-        if is_like and not _uses_columns(traffic, group, other):
+        first, last = grouping.parts.ordered(group, other)
+        if is_like and _fits(traffic, first, last) and not _uses_columns(traffic, group, other):
             merged = grouping.try_merge(other, group)
             traffic.follow(merged, other, group)
             group = group if merged is None else merged

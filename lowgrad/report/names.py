@@ -18,6 +18,7 @@ class Matcher:
     def __init__(self, graph: Graph, names: Mapping[Value, str]) -> None:
         self._names = names
         self._inputs = [names[v] for v in graph.inputs]
+        self._all = set(graph.nodes)
         self._nodes: dict[Hashable, deque[Node]] = {}
         self._claimed: set[Node] = set()
         for node in graph.nodes:
@@ -29,9 +30,12 @@ class Matcher:
         names = dict(zip(graph.inputs, self._inputs, strict=False))
         taken = {*self._names.values(), *names.values()}
         fresh = (name for name in map(str, itertools.count()) if name not in taken)
+        # What a pass has left alone is itself, and nothing that only looks like it.
+        self._claimed.update(n for n in graph.nodes if n in self._all)
         for node in graph.nodes:
             found = (self._claim(key) for key in _keys(node, names))
-            old = next((n for n in found if n is not None), None)
+            is_old = node in self._all
+            old = node if is_old else next((n for n in found if n is not None), None)
             known = [self._names[v] for v in old.outputs] if old is not None else fresh
             names.update(zip(node.outputs, known, strict=False))
         return names

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy.typing as npt
 
 from lowgrad import devices, logs, matmul_precision, spans
-from lowgrad.budget import Candidate, Search
 from lowgrad.errors import ArgumentError, OutOfMemory
-from lowgrad.explain import Explanation, decisions, shares
 from lowgrad.ir.graph import Graph
 from lowgrad.passes.base import Pass
-from lowgrad.passes.decisions import Decision
-from lowgrad.passes.pipeline import lower
 from lowgrad.passes.trades import Trades
 from lowgrad.runtime.cuda import gpu as gpus
 from lowgrad.runtime.memory import HOST, human
 
 if TYPE_CHECKING:
+    from lowgrad.budget import Candidate
     from lowgrad.codegen.facts import KernelFacts
     from lowgrad.codegen.lower import Launch
     from lowgrad.codegen.tiling import Tiling
+    from lowgrad.explain import Explanation
+    from lowgrad.passes.decisions import Decision
     from lowgrad.runtime.memory import Machine, Plan
 
 # What a step is planned for whose GPU is not there and not named.
@@ -129,6 +128,8 @@ class Compiled:
 
     def _searched(self, graph: Graph) -> Candidate:
         """The way to compile the step that obeys the budget and costs least."""
+        from lowgrad.budget import Search  # all passes: not for who only imports lowgrad
+
         options = self.options
         search = Search(graph, fuse=options.fuse, on_pass=self._note_pass, machine=self.machine)
         if options.trades is not None:
@@ -208,6 +209,8 @@ class Compiled:
 
     def explain(self) -> Explanation:
         """What was decided and refused, and the bytes at stake; what holds the peak; the time."""
+        from lowgrad.explain import Explanation, shares
+
         target = self.tiling.target or self.options.target or DEFAULT_TARGET
         return Explanation(
             self._decisions(),
@@ -218,6 +221,9 @@ class Compiled:
         )
 
     def _decisions(self) -> tuple[Decision, ...]:
+        from lowgrad.explain import decisions
+        from lowgrad.passes.pipeline import lower
+
         return decisions(lower(self._chosen.trades, self.options.fuse), self._chosen.graphs)
 
     def budgets(self, parts: Sequence[float] = (0.9, 0.75, 0.5, 0.25)) -> list[Offer]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter, is_
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,7 @@ def _apply_effects(effects: tuple[Effect, ...], found: Snapshot, outputs: Sequen
 
 
 _PLAIN = (list, set, tuple)
-_VAGUE = {id(None), id(ABSENT)}
+_contents_of = attrgetter("cell_contents")
 
 
 class Untouched:
@@ -201,38 +202,66 @@ class Untouched:
     """
 
     def __init__(self, watches: Sequence[Watch]) -> None:
-        mappings = [w for w in watches if w.kind == "mapping" and type(w.container) is dict]
-        sequences = [w for w in watches if w.kind == "sequence" and type(w.container) in _PLAIN]
-        # `get` cannot tell None from absent: where one is held, names are looked at by themselves.
-        entries = [
-            w
-            for w in watches
-            if w.kind == "names" and type(w.container) is dict and not _VAGUE & set(map(id, w.held))
-        ]
-        flat = {id(w) for w in (*mappings, *sequences, *entries)}
-        self._entry_dicts = [w.container for w in entries for _ in w.names]
-        self._entry_names = [n for w in entries for n in w.names]
-        self._entries = [v for w in entries for v in w.held]
-        self._others = [w for w in watches if id(w) not in flat]
+        by_form: dict[str, list[Watch]] = {}
+        for watch in watches:
+            by_form.setdefault(_form(watch), []).append(watch)
+        mappings, sequences = by_form.pop("mapping", []), by_form.pop("sequence", [])
+        entries, members = by_form.pop("entries", []), by_form.pop("members", [])
+        cells = by_form.pop("cells", [])
+        slots = [(w.container, name) for w in by_form.pop("slots", []) for name in w.names]
+        self._others = [w for group in by_form.values() for w in group]
         self._dicts = [w.container for w in mappings]
+        self._keys = [name for w in mappings for name in w.names]
+        self._values = [w.container.values() for w in mappings]
         self._lists = [w.container for w in sequences]
         self._sizes = [len(w.held) for w in (*mappings, *sequences)]
-        self._names = [n for w in mappings for n in w.names]
-        self._values = [v for w in mappings for v in w.held]
-        self._members = [v for w in sequences for v in w.held]
+        self._entries = [w.container for w in entries for _ in w.names]
+        self._entry_names = [name for w in entries for name in w.names]
+        self._classes = [w.container for w in members for _ in w.names]
+        self._member_names = [name for w in members for name in w.names]
+        self._cells = [w.container for w in cells]
+        self._slots = [c for c, _ in slots]
+        self._slot_names = [name for _, name in slots]
+        in_order = (*mappings, *sequences, *entries, *members, *cells)
+        self._held = [v for w in in_order for v in w.held]
+        self._held += [getattr(c, name) for c, name in slots]
 
     def __call__(self) -> bool:
         """Every container holds the very same objects under the same names."""
-        dicts, lists = self._dicts, self._lists
-        if [*map(len, dicts), *map(len, lists)] != self._sizes:
+        sizes = [*map(len, self._dicts), *map(len, self._lists)]
+        # Names are strings, and equal ones are the same name.
+        if sizes != self._sizes or list(chain.from_iterable(self._dicts)) != self._keys:
             return False
-        return (
-            all(map(is_, chain.from_iterable(map(dict.values, dicts)), self._values))
-            and all(map(is_, chain.from_iterable(dicts), self._names))
-            and all(map(is_, chain.from_iterable(lists), self._members))
-            and all(map(is_, map(dict.get, self._entry_dicts, self._entry_names), self._entries))
-            and all(w.is_unchanged() for w in self._others)
+        now = chain(
+            chain.from_iterable(self._values),
+            chain.from_iterable(self._lists),
+            map(dict.get, self._entries, self._entry_names, repeat(ABSENT)),
+            map(MappingProxyType.get, self._classes, self._member_names, repeat(ABSENT)),
+            map(_contents_of, self._cells),
+            map(getattr, self._slots, self._slot_names),
         )
+        try:
+            is_so = all(map(is_, now, self._held))
+        except (AttributeError, ValueError):  # a slot or a variable that has no value now
+            return False
+        return is_so and all(w.is_unchanged() for w in self._others)
+
+
+def _form(watch: Watch) -> str:
+    """How a watch is compared; "other" is by itself."""
+    kind, container = watch.kind, watch.container
+    is_dict = type(container) is dict and set(map(type, watch.names)) <= {str}
+    if kind == "mapping" and is_dict:
+        return "mapping"
+    if kind == "sequence" and type(container) in _PLAIN:
+        return "sequence"
+    if kind == "names" and is_dict:
+        return "entries"
+    if kind == "names" and type(container) is MappingProxyType:
+        return "members"
+    if kind in ("cell", "slots") and not any(v is ABSENT for v in watch.held):
+        return "cells" if kind == "cell" else "slots"
+    return "other"
 
 
 # References to a ref of state that nobody else sees: its tensor's, `_refs`, `_owned_refs`, the

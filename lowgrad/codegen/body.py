@@ -31,7 +31,7 @@ from lowgrad.codegen.kernel import (
     walk,
 )
 from lowgrad.errors import Location
-from lowgrad.ir.index import INT32_LIMIT, Index, Symbol, symbol
+from lowgrad.ir.index import INT32_LIMIT, Index, Symbol, as_index, symbol
 from lowgrad.ir.tile import Arg, Block, Let, Literal, Tile
 from lowgrad.ir.types import DType, float32, int64
 
@@ -39,6 +39,9 @@ from lowgrad.ir.types import DType, float32, int64
 FN_NAMES = {"and": "both", "or": "either", "not": "negated", "cast": "as_is"}
 # Names that the emitted text uses itself.
 RESERVED = frozenset((*keyword.kwlist, "tl", "triton", "range", "float"))
+
+# A place, or several: see `Loop`.
+End = Index | int | tuple[Index | int, ...]
 
 
 def sanitized(hint: str) -> str:
@@ -281,18 +284,19 @@ class Body(Block):
         wish: str,
         stop: int,
         step: str,
-        limit: Index | None = None,
-        start: Index | None = None,
         *,
+        limits: Iterable[End] = (),
+        starts: Iterable[End] = (),
         flat: bool = False,
     ) -> Iterator[Index]:
-        """Inside, statements belong to a loop from 0 to stop (`Loop`); yields its variable."""
+        """Inside, statements belong to a loop up to `stop` (`Loop`); yields its variable."""
         with self._scope() as inner:
             name = self.fresh(wish)
             self._lanes_of[name] = frozenset()
             # Never the constant 0, even for one turn: the body is written in terms of it.
             yield Index(((Symbol(name, max(stop, 2)), 1),), 0)
-        self.add(Loop(name, stop, step, tuple(inner), limit, start, flat))
+        ends = (tuple(map(_end, limits)), tuple(map(_end, starts)))
+        self.add(Loop(name, stop, step, tuple(inner), *ends, flat))
 
     @contextmanager
     def when(self, *tests: str) -> Iterator[None]:
@@ -319,6 +323,10 @@ class Body(Block):
         # Names of closed scopes are free again for what follows them, not for what goes inside.
         self._taken.update(dict.fromkeys(map(defined, walk(self.statements)), 1))
         return _offsets_named(self, tuple(self.statements), frozenset())
+
+
+def _end(of: End) -> Index | tuple[Index, ...]:
+    return tuple(map(as_index, of)) if isinstance(of, tuple) else as_index(of)
 
 
 def _free_cast(x: Tile | Literal, dtype: DType) -> Tile | None:

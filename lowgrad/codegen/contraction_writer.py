@@ -70,7 +70,7 @@ class ContractionWriter:
         if programs == tiles:
             self._make_tile(pid)
         else:
-            with self.body.loop("tile", tiles, "PROGRAMS", start=pid, flat=True) as number:
+            with self.body.loop("tile", tiles, "PROGRAMS", starts=(pid,), flat=True) as number:
                 self._make_tile(number)
         constants = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k}
         if self.sizes.k == 0:
@@ -176,11 +176,10 @@ class ContractionWriter:
             return acc
         a_value, b_value = self.node.inputs
         totals = {n: self._total(n, operand) for n, operand in self.sums.items()}
-        stop, limit = self.sizes.k, None
-        if self.parts:
-            stop = self.chunk
-            limit = self.sizes.k - self.start if self.covered > self.sizes.k else None
-        with body.loop("k", stop, "BLOCK_K", limit) as k:
+        stop = self.chunk if self.parts else self.sizes.k
+        is_cut = self.parts and self.covered > self.sizes.k
+        limits = (stop, self.sizes.k - self.start) if is_cut else ()
+        with body.loop("k", stop, "BLOCK_K", limits=limits) as k:
             k = self.start + k
             a, a_narrow = self._left(a_value, batch, row, k)
             b, b_narrow = self._right(b_value, batch, k, col)

@@ -217,18 +217,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """The body, for `name` from 0 to stop in steps, or to `limit` where that is less.
+    """The body, for `name` in steps from the greatest of `starts` to the least of `limits`.
 
-    start: what is begun with, if not 0; 0 where it is negative.  flat: whether the loop that it
-    holds is to be joined with it, so that copies for the next turn begin before this one ends.
+    No starts are 0, no limits are `stop`. Several in one are the least of them among starts, and
+    the greatest among limits.  flat: whether the loop that it holds is to be joined
+    with it, so that copies for the next turn begin before this one ends.
     """
 
     name: str
     stop: int
     step: str
     body: tuple[Statement, ...]
-    limit: Index | None = None
-    start: Index | None = None
+    limits: tuple[Index | tuple[Index, ...], ...] = ()
+    starts: tuple[Index | tuple[Index, ...], ...] = ()
     flat: bool = False
 
 

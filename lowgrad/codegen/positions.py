@@ -11,7 +11,7 @@ so a row that is not finite spoils only what it is not masked from.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from lowgrad.codegen.reader import At
@@ -122,6 +122,9 @@ def _created(node: Node, at: At) -> Known:
 
 # --- Which part of the other axis counts ---------------------------------------------------------
 
+# A place that is known, or in terms of the number of a block.
+Spot = Index | int
+
 
 @dataclass(frozen=True)
 class Line:
@@ -138,64 +141,135 @@ class Line:
         a, b = terms.pop(own, 0), terms.pop(other, 0)
         return None if terms or not b else cls(a, b, expr.constant)
 
-    def least_other(self, block: Index, size: int) -> Index | None:
+    def at(self, own: Index, other: Index) -> Index:
+        """The expression, of these positions."""
+        return own * self.a + other * self.b + self.c
+
+    def least_other(self, block: Spot, size: int, *, everywhere: bool = False) -> Spot | None:
         """The least place along the other axis where this can be >= 0, in a block of the own one.
 
-        block: the number of the block, of `size` places.  None if there is no such limit.
+        block: the number of the block, of `size` places.  everywhere: where it is >= 0 in all of
+        the block.  None if there is no such limit.
         """
         if self.b < 0:
             return None
-        return (self._most(block, size) * -1 + self.b - 1) // self.b
+        return (self._extreme(block, size, not everywhere) * -1 + (self.b - 1)) // self.b
 
-    def end_other(self, block: Index, size: int) -> Index | None:
-        """One past the last place along the other axis where this can be >= 0."""
+    def end_other(self, block: Spot, size: int, *, everywhere: bool = False) -> Spot | None:
+        """One past the last place along the other axis where this can be, or is, >= 0."""
         if self.b > 0:
             return None
-        return self._most(block, size) // -self.b + 1
+        return self._extreme(block, size, not everywhere) // -self.b + 1
 
-    def _most(self, block: Index, size: int) -> Index:
-        """The most that own * a + c is in a block."""
-        return block * (self.a * size) + (max(self.a, 0) * (size - 1) + self.c)
+    def _extreme(self, block: Spot, size: int, is_most: bool) -> Spot:
+        """The most, or the least, that own * a + c is in a block."""
+        last = size - 1 if (self.a > 0) == is_most else 0
+        return block * (self.a * size) + (self.a * last + self.c)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What must be so for an element to count: low <= line < high or, if not `truth`, not that."""
+
+    line: Line
+    low: int | None
+    high: int | None
+    truth: bool
+
+    def condition(self, own: Index, other: Index) -> Condition:
+        """What the fact is about, at these positions."""
+        return Condition(self.line.at(own, other), self.low, self.high)
+
+    def at_least_0(self) -> list[Line]:
+        """What is >= 0 where the fact holds, and only there; none if that is no single range."""
+        line, low, high = self.line, self.low, self.high
+        above = [] if low is None else [Line(line.a, line.b, line.c - low)]
+        below = [] if high is None else [Line(-line.a, -line.b, high - 1 - line.c)]
+        if self.truth:
+            return above + below
+        if low is not None and high is not None:
+            return []
+        return [Line(-i.a, -i.b, -i.c - 1) for i in above + below]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A loop along the other axis, with ends as those of `Loop`.
+
+    is_whole: whether its blocks lie where all facts hold, and before the axis' end.
+    """
+
+    starts: tuple[Spot | tuple[Spot, ...], ...]
+    limits: tuple[Spot | tuple[Spot, ...], ...]
+    is_whole: bool = False
+
+    def turns(self, step: int) -> int:
+        """How often the loop of a block whose number is known runs."""
+        first = max(i for i in self.starts if isinstance(i, int))
+        end = min(i for i in self.limits if isinstance(i, int))
+        return max(0, -(-(end - first) // step))
 
 
 @dataclass(frozen=True)
 class Span:
-    """What part of the other axis counts: only where all `lines` can be >= 0."""
+    """What part of the other axis counts: only where all `facts` hold."""
 
-    lines: tuple[Line, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
-    def start(self, block: Index, size: int, step: int) -> Index | None:
-        """Where a loop in steps of `step` begins for a block of `size`; what is below 0 means 0.
+    def way(self, block: Spot, size: int, other: int, step: int) -> Part:
+        """The loop of a block of `size` along `other` places in steps of `step`."""
+        return Part(*self._ends(block, size, other, step))
 
-        None is the first place.
-        """
-        found = [line.least_other(block, size) for line in self.lines]
-        starts = [i // step * step for i in found if i is not None]
-        return _tightest(starts, 1)
+    def parts(self, block: Spot, size: int, other: int, step: int) -> tuple[Part, ...]:
+        """The same way in three loops: before all facts hold, while they do, and after that."""
+        starts, limits, lines = *self._ends(block, size, other, step), self._lines()
+        begins = _some(x.least_other(block, size, everywhere=True) for x in lines)
+        ends = _some(x.end_other(block, size, everywhere=True) for x in lines)
+        since = _tightest([(i + (step - 1)) // step * step for i in begins], 1)
+        until = _tightest([i // step * step for i in (other, *ends)], -1)
+        inner = _tightest((*starts, *since), 1)
+        return (
+            Part(starts, _with(limits, since, -1) if since else (0,)),
+            Part(inner, _tightest((*limits, *until), -1), is_whole=True),
+            Part(_with(inner, until, 1), limits),
+        )
 
-    def limit(self, block: Index, size: int) -> Index | None:
-        """Where it ends, which may be before it begins; None is the last place."""
-        found = [line.end_other(block, size) for line in self.lines]
-        return _tightest([i for i in found if i is not None], -1)
+    def _ends(
+        self, block: Spot, size: int, other: int, step: int
+    ) -> tuple[tuple[Spot, ...], tuple[Spot, ...]]:
+        lines = self._lines()
+        first = [i // step * step for i in _some(x.least_other(block, size) for x in lines)]
+        last = _some(x.end_other(block, size) for x in lines)
+        return _tightest((0, *first), 1), _tightest((other, *last), -1)
 
-    def trips(self, blocks: int, size: int, other: int, step: int) -> int:
-        """The turns of the loops of all blocks together, along an axis of `other` places."""
-        total = 0
-        for block in map(as_index, range(blocks)):
-            first, limit = self.start(block, size, step), self.limit(block, size)
-            begin = 0 if first is None else max(0, first.constant)
-            end = other if limit is None else min(other, limit.constant)
-            total += max(0, -(-(end - begin) // step))
-        return total
+    def _lines(self) -> list[Line]:
+        return [line for fact in self.facts for line in fact.at_least_0()]
 
 
-def _tightest(limits: Sequence[Index], sign: int) -> Index | None:
-    """The greatest (sign: 1) or the least (-1) of some limits, as far as that is known."""
-    best: Index | None = None
+def _some(spots: Iterable[Spot | None]) -> list[Spot]:
+    return [i for i in spots if i is not None]
+
+
+def _tightest(limits: Iterable[Spot], sign: int) -> tuple[Spot, ...]:
+    """The limits of which any may be the greatest (sign: 1) or the least (-1) of them all."""
+    kept: list[Spot] = []
     for limit in limits:
-        if best is None or ((limit - best) * sign).bounds[0] >= 0:
-            best = limit
-    return best
+        if any(_is_beyond(other, limit, sign) for other in kept):
+            continue
+        kept = [other for other in kept if not _is_beyond(limit, other, sign)] + [limit]
+    return tuple(kept)
+
+
+def _with(
+    ends: tuple[Spot, ...], inner: tuple[Spot, ...], sign: int
+) -> tuple[Spot | tuple[Spot, ...], ...]:
+    """The greatest (sign: 1) or least (-1) of `ends` and the least, or greatest, of `inner`."""
+    return _tightest((*ends, *inner), sign) if len(inner) == 1 else (*ends, inner)
+
+
+def _is_beyond(a: Spot, b: Spot, sign: int) -> bool:
+    """Whether `a` is always at least `b` (sign: 1), or at most (-1)."""
+    return as_index((a - b) * sign).bounds[0] >= 0
 
 
 def span(
@@ -224,21 +298,10 @@ def span(
     positions.assume({})
     if not counts:
         return Span()
-    lines: list[Line | None] = []
+    facts: list[Fact] = []
     for condition, truths in zip(met, zip(*counts, strict=True), strict=True):
-        if len(set(truths)) == 1:
-            lines += [Line.of(e, own, other) for e in _at_least_0(condition, truths[0])]
-    return Span(tuple(line for line in dict.fromkeys(lines) if line is not None))
-
-
-def _at_least_0(condition: Condition, truth: bool) -> list[Index]:
-    """The expressions that must be >= 0 for the condition to be as it is said to be."""
-    e, low, high = condition.expr, condition.low, condition.high
-    above = [] if low is None else [e - low]
-    below = [] if high is None else [(e * -1) + (high - 1)]
-    if truth:
-        return above + below
-    # Outside of two limits is no single range.
-    if low is not None and high is not None:
-        return []
-    return [(i * -1) - 1 for i in above + below]
+        line = Line.of(condition.expr, own, other)
+        if line is not None and len(set(truths)) == 1:
+            fact = Fact(line, condition.low, condition.high, truths[0])
+            facts += [fact] if fact.at_least_0() else []
+    return Span(tuple(dict.fromkeys(facts)))

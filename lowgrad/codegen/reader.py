@@ -18,6 +18,7 @@ from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import INT32_LIMIT, Index, Symbol, as_index, flatten, holds
 from lowgrad.ir.tile import Literal, Tile
 from lowgrad.ir.types import DType, Shape, TensorType, bool_, float64, int32, int64
+from lowgrad.ops.pointwise.base import Pointwise
 from lowgrad.ops.random import UNIFORM_BITS
 
 At = tuple[Index, ...]
@@ -169,6 +170,8 @@ class Reader:
         args: list[Pulled] = []
         for value in node.inputs:
             args.append((yield Request(value, request.at, request.guards)))
+        if (known := _folded(node, args)) is not None:
+            return known
         self._name(node)
         result: Tile = node.op.emit(*self._operands(node, args), **node.attrs)
         return Tile(self.body, result.name, node.output.type.dtype)
@@ -333,6 +336,18 @@ def _bound(expr: Index | int, low: int, high: int) -> Bound:
 def _is_square(node: Node, args: list[Pulled]) -> bool:
     """Whether this is x to the 2nd or 3rd: products, exact where a general power is not."""
     return node.op.name == "pow" and isinstance(args[0], Tile) and args[1] in (2, 3)
+
+
+def _folded(node: Node, args: list[Pulled]) -> Pulled | None:
+    """The result of `node` where it is one of its operands, or a bool of what is known."""
+    op = node.op
+    assert isinstance(op, Pointwise), "the pointwise ops are of their family"
+    literals = [None if isinstance(a, Tile) else a for a in args]
+    if (i := op.same_as(*literals)) is not None:
+        return args[i]
+    if None in literals or node.output.type.dtype is not bool_:
+        return None
+    return bool(op.known(*literals, **node.attrs))
 
 
 def _number(value: Literal, dtype: DType) -> Literal:

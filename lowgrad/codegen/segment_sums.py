@@ -255,7 +255,7 @@ class _Sums:
         axis, shape = (0, ("1", "COLS")) if self.case.n_cols > 1 else (None, ())
         total = body.fill(self.zero, self.dtype, shape, name="total")
         body.update(total, first)
-        with body.loop("start", self.segments, "PIECES", limit) as start:
+        with body.loop("start", self.segments, "PIECES", limits=(self.segments, limit)) as start:
             # No mask: those past the last are past `count`, too.
             most = ceil_div(self.segments, pieces) * pieces
             piece = body.add_lanes("pieces", most, start, "PIECES", pieces, 0, "[:, None]")

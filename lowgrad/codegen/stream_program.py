@@ -2,17 +2,18 @@
 
 Each sum along the other axis that depends on another one takes one more pass, unless it only is
 relative to it (`stream_online.py`). A pass leaves out the blocks in which, by their position alone,
-nothing counts (`positions.py`).
+nothing counts, and goes in a loop of its own through those in which everything does: there, masks
+are neither computed nor applied (`positions.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from lowgrad.codegen.kernel import Bound, Kernel, Param
-from lowgrad.codegen.positions import Positions, Span, span
+from lowgrad.codegen.positions import Part, Positions, Span, span
 from lowgrad.codegen.reader import At, Pulled
 from lowgrad.codegen.region import Region
 from lowgrad.codegen.stream_blocks import inner_size, stream_tiling
@@ -28,6 +29,8 @@ from lowgrad.ir.types import bool_
 
 # What positions are called where no program is written yet.
 OWN, OTHER = "own", "other"
+# Wider products fill the registers, and take so long that masks cost little beside them.
+WIDEST_IN_PARTS = 128
 
 
 class StreamProgram:
@@ -59,6 +62,11 @@ class StreamProgram:
         t.dots.fn, t.precision = tile.fn, self.tiling.precision
         t.constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n}
         self.block_size, self.step = tile.m, tile.n
+        products = [n for n in self.needed if n.op.family == "contraction"]
+        self.in_parts = all(
+            n.inputs[0].type.dtype.is_low_precision and inner_size(n) <= WIDEST_IN_PARTS
+            for n in products
+        )
         blocks = ceil_div(t.size, tile.m)
         programs = math.prod(self.shape.batch) * blocks
         pid = body.program_id(programs)
@@ -152,10 +160,11 @@ class StreamProgram:
         """A comparison of positions is one of offsets, without arrays of them."""
 
         def read(at: At) -> Pulled:
+            if (known := self.positions.known(node.output, at)) is not None:
+                return bool(known)
             condition = self.positions.condition(node, at)
+            assert condition is not None, "it is one of positions, wherever it is asked for"
             self.body.wish, self.body.loc = node.op.name, node.loc
-            if condition is None:
-                return bool(self.positions.known(node.output, at))
             expr, low, high = condition.expr, condition.low, condition.high
             name = self.body.test((Bound(expr, low, high),), name=node.op.name)
             return Tile(self.body, name, bool_)
@@ -168,33 +177,61 @@ class StreamProgram:
     # --- One pass ---
 
     def _pass(self, targets: list[Node]) -> None:
-        t, body = self.tiles, self.body
+        t = self.tiles
         totals = {node: start(t, node) for node in targets}
         rescaled = Rescaled(t, self.early, totals)
         self._read_before(targets)
-        part = self._span(targets)
-        first, limit = (
-            part.start(self.block, self.block_size, self.step),
-            part.limit(self.block, self.block_size),
-        )
-        t.part = self._counted(part)
-        with body.loop("start", t.other, "BLOCK_N", limit, first) as begin:
-            across = t.lanes(t.names[1], t.other, begin, "BLOCK_N", 1)
-            down = t.lanes(f"{t.names[1]}_down", t.other, begin, "BLOCK_N", 0)
-            scores = [n.output for n in self.needed if t.is_score(n)]
+        where = self._span(targets)
+        for part, share in self._parts(where):
+            t.part = share
+            self._loop(part, where, totals, rescaled)
+        for node, total in totals.items():
+            self.reader.given[node.outputs[0]] = finished(t, node, total)
+
+    def _loop(
+        self, part: Part, span: Span, totals: Mapping[Node, Tile], rescaled: Rescaled
+    ) -> None:
+        """One loop over blocks of the other axis, which adds them to `totals`."""
+        t, is_whole = self.tiles, part.is_whole
+        with self.body.loop(
+            "start", t.other, "BLOCK_N", limits=part.limits, starts=part.starts
+        ) as begin:
+            across = t.lanes(t.names[1], t.other, begin, "BLOCK_N", 1, is_whole=is_whole)
+            down = t.lanes(f"{t.names[1]}_down", t.other, begin, "BLOCK_N", 0, is_whole=is_whole)
+            facts = span.facts if is_whole else ()
+            self.positions.assume({f.condition(t.own, across): f.truth for f in facts})
+            scores = [n for n in self.needed if t.is_score(n)]
             t.follows_score = False
-            for node in self.needed:
-                if t.is_score(node):
-                    self.reader.given[node.output] = t.score(node, across, down)
+            for node in scores:
+                self.reader.given[node.output] = t.score(node, across, down)
             rescaled.begin_block(across)
             for node, total in totals.items():
                 if node not in rescaled.anchors:
                     add_block(t, node, total, across, down)
             rescaled.end_block()
-        for value in scores:
-            del self.reader.given[value]
-        for node, total in totals.items():
-            self.reader.given[node.outputs[0]] = finished(t, node, total)
+        self.positions.assume({})
+        for node in scores:
+            del self.reader.given[node.output]
+
+    def _parts(self, span: Span) -> list[tuple[Part, float]]:
+        """The loops of a pass, and how much of all blocks' ways along the other axis each goes.
+
+        It goes in parts, each with code of its own, if most of the way is in whole blocks and masks
+        cost something beside the products: without tensor cores they do not.  Only to leave out the
+        end of the axis, where masks are of loads, is not worth the registers.
+        """
+        other, step = self.tiles.other, self.step
+        way = span.way(self.block, self.block_size, other, step)
+        parts = span.parts(self.block, self.block_size, other, step)
+        steps = self.blocks * ceil_div(other, step)
+        blocks = range(self.blocks)
+        ways = sum(span.way(i, self.block_size, other, step).turns(step) for i in blocks)
+        if self.in_parts and span.facts:
+            found = [span.parts(i, self.block_size, other, step) for i in blocks]
+            turns = [sum(p.turns(step) for p in same) for same in zip(*found, strict=True)]
+            if ways <= 2 * turns[1]:
+                return [(p, n / steps) for p, n in zip(parts, turns, strict=True) if n]
+        return [(way, ways / steps)]
 
     def _span(self, targets: list[Node]) -> Span:
         """The part of the other axis where any of `targets` gets something."""
@@ -214,15 +251,6 @@ class StreamProgram:
             return all(found)
 
         return span(self.positions, is_nothing, Symbol(OWN, t.size), Symbol(OTHER, t.other))
-
-    def _counted(self, part: Span) -> float:
-        """How much of all blocks' ways along the other axis is gone."""
-        t = self.tiles
-        if not part.lines:
-            return 1.0
-        return part.trips(self.blocks, self.block_size, t.other, self.step) / (
-            self.blocks * ceil_div(t.other, self.step)
-        )
 
     def _read_before(self, targets: list[Node]) -> None:
         """Load what does not change over the pass before its loop; inside it is then known."""

@@ -54,11 +54,25 @@ class StreamTiles:
 
     # --- Lanes and places ---
 
-    def lanes(self, wish: str, size: int, start: Index, constant: str, axis: int) -> Index:
-        """Lanes of a block of `size` elements, along axis `axis` of a tile."""
-        view = "[:, None]" if axis == 0 else "[None, :]"
-        block = self.constants[constant]
-        return self.body.add_lanes(wish, size, start, constant, block, axis, view, f"{wish}_mask")
+    def lanes(
+        self,
+        wish: str,
+        size: int,
+        start: Index,
+        constant: str,
+        axis: int,
+        *,
+        is_whole: bool = False,
+    ) -> Index:
+        """Lanes of a block of `size` elements, along axis `axis` of a tile.
+
+        is_whole: whether all of them exist, wherever the block is.
+        """
+        view, block = ("[:, None]", "[None, :]")[axis], self.constants[constant]
+        total = size if is_whole else 0
+        return self.body.add_lanes(
+            wish, size, start, constant, block, axis, view, f"{wish}_mask", total
+        )
 
     def lanes_of_feature(self, size: int) -> tuple[Index, str]:
         """The lanes of an inner size, along a tile's columns, and their constant."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import groupby, product
 
 import numpy as np
 import pytest
-from attention_programs import check, plain, scores, traced
+from attention_programs import Mix, check, plain, scores, traced
 from loop_programs import Tensor, arrays_for
 
 import lowgrad
 import lowgrad.nn.functional as F
 from lowgrad.codegen import stream_program
-from lowgrad.codegen.kernel import Kernel, Loop, walk
+from lowgrad.codegen.kernel import Kernel, Loop, Update, walk
+from lowgrad.codegen.kernel import Test as MaskTest
 from lowgrad.codegen.lower import launches
 from lowgrad.codegen.step import KernelExecutable
 from lowgrad.ir.graph import Graph
 from lowgrad.ir.index import Index
 
-LENGTH, M, N = 99, 32, 16
+LENGTH, LONGER, MANY, M, N = 99, 195, 150, 32, 16
 
 
 def positions(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,6 +76,13 @@ def last_five(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return softmax(lowgrad.where(near, scores(q, k), -math.inf), v)
 
 
+def last_many(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Both ends of what counts go along with the row, and blocks lie whole between them."""
+    rows, columns = positions(q, k)
+    near = (columns <= rows) & (columns > rows - MANY)
+    return softmax(lowgrad.where(near, scores(q, k), -math.inf), v)
+
+
 def every_other_row(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Two rows see what one does; the limit is no whole number of rows."""
     rows, columns = positions(q, k)
@@ -100,6 +110,7 @@ SEEN = {
     **dict.fromkeys(CAUSAL, below),
     from_now_on: lambda row, column: row <= column,
     last_five: lambda row, column: row - 5 < column <= row,
+    last_many: lambda row, column: row - MANY < column <= row,
     every_other_row: lambda row, column: row >= 2 * column - 1,
     either: lambda row, column: True,
 }
@@ -114,29 +125,37 @@ def small_blocks(monkeypatch):
     )
 
 
-def turns(kernel: Kernel, length: int = LENGTH) -> list[list[range]]:
-    """The steps of each loop, for each block of the program's own axis."""
-    blocks = -(-length // kernel.constants["BLOCK_M"])
+def turns(kernel: Kernel, length: int = LENGTH) -> list[list[list[int]]]:
+    """The steps of each pass, for each block of the program's own axis."""
+    blocks = range(-(-length // kernel.constants["BLOCK_M"]))
     return [
-        [
-            range(
-                max(0, at(loop.start, block, 0)),
-                min(loop.stop, at(loop.limit, block, loop.stop)),
-                kernel.constants[loop.step],
-            )
-            for block in range(blocks)
-        ]
-        for loop in walk(kernel.body)
-        if isinstance(loop, Loop)
+        [[step for loop in loops for step in steps(kernel, loop, block)] for block in blocks]
+        for loops in passes(kernel)
     ]
+
+
+def passes(kernel: Kernel) -> list[list[Loop]]:
+    """The loops, those together that add to the same sums."""
+    loops = [s for s in walk(kernel.body) if isinstance(s, Loop)]
+    return [list(group) for _, group in groupby(loops, key=sums)]
+
+
+def sums(loop: Loop) -> list[str]:
+    return [s.name for s in loop.body if isinstance(s, Update)]
+
+
+def steps(kernel: Kernel, loop: Loop, block: int) -> range:
+    def at(end: Index | tuple[Index, ...], choose: Callable[[Iterable[int]], int]) -> int:
+        return choose(
+            eval(str(i), {"block": block}) for i in (end if type(end) is tuple else [end])
+        )
+
+    first, last = max(at(i, min) for i in loop.starts), min(at(i, max) for i in loop.limits)
+    return range(first, last, kernel.constants[loop.step])
 
 
 def is_by_columns(kernel: Kernel) -> bool:
     return kernel.name.endswith("_by_columns")
-
-
-def at(limit: Index | None, block: int, otherwise: int) -> int:
-    return otherwise if limit is None else eval(str(limit), {"block": block})
 
 
 def streams(graph: Graph) -> list[Kernel]:
@@ -146,32 +165,51 @@ def streams(graph: Graph) -> list[Kernel]:
     return found
 
 
+def seen_in(mix: Mix, kernel: Kernel, block: int, start: int, end: int = LENGTH) -> list[bool]:
+    """Which pairs of places count, in the step at `start` of a block."""
+    places = product(range(block * M, block * M + M), range(start, min(start + N, end)))
+    return [SEEN[mix](*((p, o) if is_by_columns(kernel) else (o, p))) for o, p in places]
+
+
+@pytest.mark.parametrize("dtype", [lowgrad.float32, lowgrad.bfloat16], ids=str)
 @pytest.mark.parametrize("mix", SEEN, ids=lambda f: f.__name__)
-def test_loops_take_the_blocks_where_something_counts(mix, small_blocks):
-    kernels = streams(traced(mix, LENGTH, 16))
+def test_loops_take_the_blocks_where_something_counts(mix, dtype, small_blocks):
+    kernels = streams(traced(mix, LENGTH, 16, dtype))
 
     assert any(is_by_columns(kernel) for kernel in kernels)
     for kernel in kernels:
-        for loop in turns(kernel):
-            for block, taken in enumerate(loop):
-                own = range(block * M, block * M + M)
-                needed = [
-                    start
-                    for start in range(0, LENGTH, N)
-                    if any(
-                        SEEN[mix](*((p, o) if is_by_columns(kernel) else (o, p)))
-                        for o in own
-                        for p in range(start, min(start + N, LENGTH))
-                    )
-                ]
-                assert list(taken) == needed, (kernel.name, block)
+        for blocks in turns(kernel):
+            for block, taken in enumerate(blocks):
+                needed = [i for i in range(0, LENGTH, N) if any(seen_in(mix, kernel, block, i))]
+                assert taken == needed, (kernel.name, block)
+
+
+@pytest.mark.parametrize("mix", SEEN, ids=lambda f: f.__name__)
+def test_blocks_in_which_all_counts_are_not_masked(mix, small_blocks):
+    """Tensor cores are fast enough for masks to cost something."""
+    for kernel in streams(traced(mix, LONGER, 16, lowgrad.bfloat16)):
+        for loops in passes(kernel):
+            assert len(loops) <= 3
+            bare = [loop for loop in loops if not any(isinstance(s, MaskTest) for s in loop.body)]
+            taken = [
+                (block, start)
+                for loop in bare
+                for block in range(-(-LONGER // M))
+                for start in steps(kernel, loop, block)
+            ]
+            for block, start in taken:
+                assert start + N <= LONGER
+                assert all(seen_in(mix, kernel, block, start, LONGER))
+            if mix in (*CAUSAL, from_now_on, last_many):
+                assert len(bare) == 1 < len(loops)
+                assert len(taken) > sum(map(len, turns(kernel, LONGER)[0])) // 2
 
 
 def test_a_large_number_is_no_infinity(small_blocks):
     """Its exp is 0 only if the row has something larger; its gradient is 0 always."""
     forward, by_rows, by_columns = (turns(k) for k in streams(traced(very_negative, LENGTH, 16)))
 
-    whole = range(0, LENGTH, N)
+    whole = [*range(0, LENGTH, N)]
     assert all(taken == whole for loop in (*forward, *by_columns) for taken in loop)
     assert all(len(taken) < len(whole) for loop in by_rows for taken in loop[:2])
 
@@ -182,7 +220,7 @@ def test_what_is_left_is_all(mix, small_blocks):
 
 
 @pytest.mark.parametrize("dtype", [lowgrad.float16, lowgrad.bfloat16], ids=str)
-@pytest.mark.parametrize("mix", [causal, last_five], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("mix", [*SEEN, plain], ids=lambda f: f.__name__)
 def test_what_is_left_is_all_of_16_bits(mix, dtype, small_blocks):
     check(traced(mix, 100, 32, dtype), 3e-2)
 

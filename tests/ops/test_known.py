@@ -54,6 +54,26 @@ def test_what_is_known_is_so_whatever_is_not(name):
             assert is_same, f"{args}, known to be {result}, is {value} at {values}"
 
 
+@pytest.mark.parametrize("name", POINTWISE)
+def test_an_operand_is_the_result_whatever_is_not_known(name):
+    """Of any numbers, NaN too: kernels leave the op away."""
+    op = POINTWISE[name]
+    ways = [
+        (known, (*free, math.nan) if math.inf in known else free) for known, free in operands(name)
+    ]
+    found = 0
+    for args in itertools.product(*((None, *known) for known, _ in ways)):
+        which = op.same_as(*args)
+        if which is None:
+            continue
+        found += 1
+        unknown = [(a,) if a is not None else free for a, (_, free) in zip(args, ways, strict=True)]
+        for values in itertools.product(*unknown):
+            result = np.asarray(op.evaluate(*map(np.asarray, values)))
+            np.testing.assert_array_equal(result, values[which], f"{args} with {values}")
+    assert (found > 0) == (name in ("where", "logical_and", "logical_or"))
+
+
 @pytest.mark.parametrize(("name", "args", "result"), [
     ("mul", (0.0, None), 0.0),
     ("add", (None, -math.inf), -math.inf),

@@ -32,7 +32,7 @@ from lowgrad.codegen.kernel import (
     walk,
 )
 from lowgrad.codegen.triton.helpers import HELPERS, closure
-from lowgrad.ir.index import Index
+from lowgrad.ir.index import Index, as_index
 from lowgrad.ir.tile import Arg, Let, Literal
 from lowgrad.ir.types import DType, bool_, float32, float64, int64
 
@@ -126,12 +126,8 @@ class _Printer:
         elif isinstance(statement, Store):
             yield self._store(statement)
         elif isinstance(statement, Loop):
-            stop = str(statement.stop)
-            if statement.limit is not None:
-                stop = f"{self._builtin('min')}({stop}, {statement.limit})"
-            start = "0" if statement.start is None else str(statement.start)
-            if statement.start is not None and statement.start.bounds[0] < 0:
-                start = f"{self._builtin('max')}(0, {start})"
+            stop = self._extreme("min", statement.limits or (as_index(statement.stop),))
+            start = self._extreme("max", statement.starts or (as_index(0),))
             is_plain = statement.step == "1" and start == "0"
             steps = stop if is_plain else f"{start}, {stop}, {statement.step}"
             ranged = f"tl.range({steps}, flatten=True)" if statement.flat else f"range({steps})"
@@ -146,6 +142,13 @@ class _Printer:
             yield "tl.debug_barrier()"
         else:
             yield f"{statement.name} = {self._value(statement)}"
+
+    def _extreme(self, name: str, of: tuple[Index | tuple[Index, ...], ...]) -> str:
+        other = {"min": "max", "max": "min"}[name]
+        text, *rest = (self._extreme(other, i) if isinstance(i, tuple) else str(i) for i in of)
+        for more in rest:
+            text = f"{self._builtin(name)}({text}, {more})"
+        return text
 
     def _builtin(self, name: str) -> str:
         """The function `name`, which a value of the kernel may be called as well."""

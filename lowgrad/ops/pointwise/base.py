@@ -75,6 +75,10 @@ class Pointwise(Op):
         ).item()
         return number
 
+    def same_as(self, *args: Known) -> int | None:
+        """Which operand the result is, whatever those are (None) that are not known."""
+        return None
+
 
 class Predicate(Pointwise):
     """An op whose result is bool, or integers only: nothing flows back through it."""

@@ -160,6 +160,10 @@ class LogicalAnd(Predicate):
     def known(self, *args: Known, **attrs: Any) -> Known:
         return False if False in args else super().known(*args)
 
+    def same_as(self, *args: Known) -> int | None:
+        a, b = args
+        return 0 if a is False or b is True else 1 if a is True or b is False else None
+
 
 class LogicalOr(Predicate):
     """a or b, of bools."""
@@ -174,6 +178,10 @@ class LogicalOr(Predicate):
 
     def known(self, *args: Known, **attrs: Any) -> Known:
         return True if True in args else super().known(*args)
+
+    def same_as(self, *args: Known) -> int | None:
+        a, b = args
+        return 0 if a is True or b is False else 1 if a is False or b is True else None
 
 
 class LogicalXor(Predicate):
@@ -262,6 +270,9 @@ class Where(Pointwise):
         if condition is None:
             return a if a == b else None
         return a if condition else b
+
+    def same_as(self, *args: Known) -> int | None:
+        return None if args[0] is None else 1 if args[0] else 2
 
 
 class Cast(Pointwise):

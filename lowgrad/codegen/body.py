@@ -33,10 +33,10 @@ from lowgrad.codegen.kernel import (
 from lowgrad.errors import Location
 from lowgrad.ir.index import INT32_LIMIT, Index, Symbol, as_index, symbol
 from lowgrad.ir.tile import Arg, Block, Let, Literal, Tile
-from lowgrad.ir.types import DType, float32, int64
+from lowgrad.ir.types import DType, float32, float64, int64
 
 # What the results of tile functions are called whose names are Python's.
-FN_NAMES = {"and": "both", "or": "either", "not": "negated", "cast": "as_is"}
+FN_NAMES = {"and": "both", "or": "either", "not": "negated", "cast": "as_is", "quick_exp": "exp"}
 # Names that the emitted text uses itself.
 RESERVED = frozenset((*keyword.kwlist, "tl", "triton", "range", "float"))
 
@@ -77,6 +77,8 @@ class Body(Block):
         # What the node being emitted is called and where it is from.
         self.wish = ""
         self.loc: Location | None = None
+        # Functions that stand in for others here, of all but float64.
+        self.stand_ins: dict[str, str] = {}
         self._scopes: list[dict[Any, Any]] = [{}]
         self._lanes_of: dict[str, frozenset[str]] = {}
         self._magnitude = 0
@@ -131,6 +133,8 @@ class Body(Block):
         """Append `fn(*args)`, unless this was said before; its tile."""
         if fn == "cast" and (same := _free_cast(args[0], dtype)) is not None:
             return same
+        if dtype is not float64:
+            fn = self.stand_ins.get(fn, fn)
         operands = tuple(a.name if isinstance(a, Tile) else a for a in args)
         key = (fn, operands, tuple(type(a) for a in operands), dtype)
         if (tile := self.known(key)) is None:

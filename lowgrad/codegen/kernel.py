@@ -151,6 +151,7 @@ class Broadcast:
 class Reduce:
     """name = `value` reduced along tile axis `axis` by `fn`: sum, prod, max, min, any or all.
 
+    max_number is the maximum of what is no NaN, or NaN.
     An axis of None is all of them.
     Lanes where a mask does not hold count as `identity`.
     """

@@ -35,11 +35,13 @@ class Early:
     """What a sum of exp(x - shift) is scaled by: shift follows from `anchor`, the maximum of x.
 
     is_finite: whether shift is a number even where all of x is -inf so far.
+    tells_nan: whether the sum is NaN wherever some x is: of exp(x - shift) itself.
     """
 
     anchor: Node
     shift: Value
     is_finite: bool
+    tells_nan: bool
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,10 @@ def _early(
         is_of_x = anchor.op.name == "max" and unrounded(producers, anchor.inputs[0]) == form.x
         if is_of_x and at == first < own:
             is_finite = _follows(producers, shift, anchor.outputs[0])
-            return None if is_finite is None else Early(anchor, shift, is_finite)
+            if is_finite is None:
+                return None
+            is_sum = node.op.family == "reduction" and form.weight is None
+            return Early(anchor, shift, is_finite, tells_nan=is_sum and is_finite)
     return None
 
 
@@ -146,6 +151,7 @@ class Rescaled:
         shifts = dict.fromkeys(e.shift for e in self.early.values())
         self.shifts = {shift: self._start(shift) for shift in shifts}
         self._now: dict[Node, Tile] = {}
+        self._telling = {e.anchor: self.totals[n] for n, e in self.early.items() if e.tells_nan}
 
     def _start(self, shift: Value) -> Tile:
         # What was summed up is 0 yet, whatever it is scaled by.
@@ -160,7 +166,9 @@ class Rescaled:
             so_far = self.totals[anchor]
             body.wish, body.loc = "", anchor.loc
             is_first[anchor] = body.let("eq", so_far, -math.inf, dtype=bool_, name="is_first")
-            self._now[anchor] = with_block(t, anchor, so_far, across)
+            # A maximum that NaN goes through takes several instructions for each score.
+            fn = "max_number" if anchor in self._telling else "max"
+            self._now[anchor] = with_block(t, anchor, so_far, across, fn)
             t.reader.given[anchor.outputs[0]] = finished(t, anchor, self._now[anchor])
         for node, early in self.early.items():
             total = self.totals[node]
@@ -190,4 +198,16 @@ class Rescaled:
             now = t.reader.tile(shift, t.place(shift, t.own, None))
             t.body.update(so_far, t.body.broadcast(now, ("BLOCK_M", "1"), so_far.dtype))
         for anchor in self.anchors:
-            t.body.update(self.totals[anchor], self._now[anchor])
+            t.body.update(self.totals[anchor], self._with_nan(anchor))
+
+    def _with_nan(self, anchor: Node) -> Tile:
+        """The maximum, NaN where a sum says that some x is."""
+        now, body = self._now[anchor], self.t.body
+        if anchor not in self._telling:
+            return now
+        body.wish, body.loc = "", anchor.loc
+        # Of an infinite maximum the sum is NaN as well.
+        is_nan = body.let("isnan", self._telling[anchor], dtype=bool_, name="is_nan")
+        below = body.let("lt", now, math.inf, dtype=bool_, name="is_below")
+        spoiled = body.let("and", is_nan, below, dtype=bool_, name="is_spoiled")
+        return body.let("where", spoiled, math.nan, now, dtype=now.dtype, name="maximum")

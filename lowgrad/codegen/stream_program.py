@@ -25,12 +25,12 @@ from lowgrad.codegen.tiling import Tiling, ceil_div
 from lowgrad.ir.graph import Node, Value
 from lowgrad.ir.index import Index, Symbol, flatten, unflatten
 from lowgrad.ir.tile import Tile
-from lowgrad.ir.types import bool_
+from lowgrad.ir.types import bool_, float32
 
 # What positions are called where no program is written yet.
 OWN, OTHER = "own", "other"
-# Wider products fill the registers, and take so long that masks cost little beside them.
-WIDEST_IN_PARTS = 128
+# Wider products fill the registers, and take so long that the rest costs little beside them.
+WIDEST_WITH_ROOM = 128
 
 
 class StreamProgram:
@@ -63,10 +63,14 @@ class StreamProgram:
         t.constants |= {"BLOCK_M": tile.m, "BLOCK_N": tile.n}
         self.block_size, self.step = tile.m, tile.n
         products = [n for n in self.needed if n.op.family == "contraction"]
-        self.in_parts = all(
-            n.inputs[0].type.dtype.is_low_precision and inner_size(n) <= WIDEST_IN_PARTS
-            for n in products
+        self.has_room = all(inner_size(n) <= WIDEST_WITH_ROOM for n in products)
+        # Tensor cores are so fast that each instruction for a score counts.
+        self.is_fast = self.has_room and all(
+            n.inputs[0].type.dtype.is_low_precision for n in products
         )
+        if self.has_room:
+            # Two instructions instead of five: what is less than 2^-126 is 0.
+            body.stand_ins["exp"] = "quick_exp"
         blocks = ceil_div(t.size, tile.m)
         programs = math.prod(self.shape.batch) * blocks
         pid = body.program_id(programs)
@@ -155,6 +159,49 @@ class StreamProgram:
             t.feature(node.output)
         elif node.output.type.dtype is bool_ and node.op.family == "pointwise":
             self._by_position(node)
+        elif node.op.name == "exp" and self.is_fast:
+            self._relative(node)
+
+    def _relative(self, node: Node) -> None:
+        """exp(x - shift), a shift for each place of the own axis, as 2^(x log2(e) - shift log2(e)).
+
+        That is one instruction before the power. Its error of up to 2^-24 x is nothing beside the
+        rounding of a product's 16-bit operands. Of a mask's -1e9 it would be everything.
+        """
+        difference = self.producers.get(node.inputs[0])
+        if difference is None or difference.op.name != "sub":
+            return
+        x, shift = difference.inputs
+        made = self.producers.get(shift)
+        if made is None or made.op.name != "expand" or not self._is_rounded(x):
+            return
+        if self.shape.lies(made.inputs[0], 1 - self.axis):
+            return  # it would change with each turn, and take registers of its own
+
+        def read(at: At) -> Pulled:
+            body, dtype = self.body, node.output.type.dtype
+            tiles = [self.reader.tile(v, at) for v in (x, shift)]
+            body.wish, body.loc = "", difference.loc
+            start = body.let("mul", tiles[1], -math.log2(math.e), dtype=float32, name="origin")
+            body.wish, body.loc = "exp", node.loc
+            return body.let("exp_from", tiles[0], start, dtype=dtype)
+
+        self.reader.given[node.output] = read
+
+    def _is_rounded(self, value: Value) -> bool:
+        """Whether it is a product but for a factor, and -inf where it is masked."""
+        node = self.producers.get(value)
+        if node is None or node.op.family == "contraction":
+            return node is not None
+        if node.op.name not in ("cast", "mul", "div", "where"):
+            return False
+        values = node.inputs[1:] if node.op.name == "where" else node.inputs
+        at = tuple(_anywhere(f"place{i}", n) for i, n in enumerate(value.type.shape))
+        numbers = {v: self.positions.known(v, at) for v in values}
+        if node.op.name == "where" and not {None, -math.inf}.issuperset(numbers.values()):
+            return False
+        rest = [v for v, number in numbers.items() if number is None]
+        return len(rest) == 1 and self._is_rounded(rest[0])
 
     def _by_position(self, node: Node) -> None:
         """A comparison of positions is one of offsets, without arrays of them."""
@@ -226,7 +273,7 @@ class StreamProgram:
         steps = self.blocks * ceil_div(other, step)
         blocks = range(self.blocks)
         ways = sum(span.way(i, self.block_size, other, step).turns(step) for i in blocks)
-        if self.in_parts and span.facts:
+        if self.is_fast and span.facts:
             found = [span.parts(i, self.block_size, other, step) for i in blocks]
             turns = [sum(p.turns(step) for p in same) for same in zip(*found, strict=True)]
             if ways <= 2 * turns[1]:

@@ -108,8 +108,8 @@ def _add_product(t: StreamTiles, node: Node, total: Tile, across: Index, down: I
     t.follows_score = False
 
 
-def with_block(t: StreamTiles, node: Node, total: Tile, across: Index) -> Tile:
-    """A reduction's `total` combined with this block's."""
+def with_block(t: StreamTiles, node: Node, total: Tile, across: Index, fn: str = "") -> Tile:
+    """A reduction's `total` combined with this block's, which is reduced by `fn` or as it says."""
     assert isinstance(node.op, Reduction), "reductions are of their family"
     body, (value,) = t.body, node.inputs
     x = t.reader.tile(value, t.place(value, t.own, across))
@@ -123,7 +123,7 @@ def with_block(t: StreamTiles, node: Node, total: Tile, across: Index) -> Tile:
     name = body.fresh(f"block_{node.op.name}")
     identity = node.op.identity(total.dtype)
     body.add(
-        Reduce(name, node.op.name, x.name, 1, True, total.dtype, masks, identity),
+        Reduce(name, fn or node.op.name, x.name, 1, True, total.dtype, masks, identity),
         body.lanes_of(t.own),
     )
     part = Tile(body, name, total.dtype)

@@ -49,6 +49,7 @@ OPERATORS = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&", "or": "|", "xor": "^",
     "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
 }  # fmt: skip
+LOG2_E = math.log2(math.e)
 FUNCTIONS = ("exp", "log", "sqrt", "rsqrt", "sin", "cos", "erf", "floor", "ceil", "abs")
 HELPED = ("log1p", "expm1", "sigmoid", "uniform", "uniform64")
 
@@ -244,6 +245,8 @@ class _Printer:
         back = f".to(tl.{type_name(s.dtype)})" if narrow else ""
         if s.fn == "prod":
             return f"tl.reduce({value}, {s.axis}, _product{keep}){back}"
+        if s.fn == "max_number":
+            return f"tl.max({value}, {place})"
         own = s.fn in ("max", "min") and s.dtype.is_floating_point
         return f"{'_' if own else 'tl.'}{s.fn}({value}, {place}){back}"
 
@@ -266,6 +269,10 @@ class _Printer:
             return f"{args[0]} {OPERATORS[let.fn]} {args[1]}"
         if let.fn in FUNCTIONS:
             return f"tl.{let.fn}({args[0]})"
+        if let.fn == "quick_exp":
+            return f"tl.exp2({args[0]} * {LOG2_E})"
+        if let.fn == "exp_from":
+            return f"tl.exp2(tl.fma({args[0]}, {LOG2_E}, {args[1]}))"
         if let.fn == "random_bits":
             return f"_random_bits({', '.join(args)}).to(tl.int32, bitcast=True)"
         if let.fn in HELPED:

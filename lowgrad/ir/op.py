@@ -102,10 +102,11 @@ def evaluate(
 ) -> tuple[Array, ...]:
     """Run one op on arrays in storage types: widen, evaluate, round to `types`."""
     if not op.moves_data:
-        arrays = tuple(widen(a) for a in arrays)
+        arrays = tuple([widen(a) for a in arrays])
     result = op.evaluate(*arrays, **attrs)
-    results = result if isinstance(result, tuple) else (result,)
-    return tuple(rounded(r, t) for r, t in zip(results, types, strict=True))
+    if not isinstance(result, tuple):
+        return (rounded(result, types[0]),)
+    return tuple([rounded(r, t) for r, t in zip(result, types, strict=True)])
 
 
 def widen(array: Array) -> Array:

@@ -3,7 +3,9 @@
 Without a budget the fastest plan is taken, with a mild preference for little memory: a trade is
 made if it lowers the peak by more than a tenth and costs less than a twentieth of the modelled
 time. With one, trades go on in the order of their price: smaller chunks, loops around smaller
-products, rematerialisation; among the plans that obey the cheapest is taken.
+products, rematerialisation; among the plans that obey the cheapest is taken. Precision goes last:
+gradients of 16-bit weights are added up in their own dtype only where no other plan obeys, or only
+one that costs more than a twentieth more.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from functools import cached_property
 
 from lowgrad import spans
 from lowgrad.errors import OutOfMemory
-from lowgrad.ir.graph import Graph, Node
+from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.types import TensorType
 from lowgrad.ops.rows import dims_of
 from lowgrad.passes.clipping import waiting
@@ -188,6 +190,20 @@ class Search:
 
     def _obedient(self, start: Candidate, budget: int) -> Candidate:
         """The cheapest plan found that obeys, where `start` does not."""
+        found, lowest = self._explore(start, budget)
+        if not (found and _is_cheap(found, start)) and self._sums_are_widened():
+            rounded, least = self._explore(
+                self.candidate(replace(start.trades, narrow=True)), budget
+            )
+            lowest = min((lowest, least), key=_peak)
+            if rounded and (found is None or not _is_cheap(found, rounded)):
+                found = rounded
+        if found is None:
+            raise _refusal(lowest, budget)
+        return self._in_larger_chunks(found, budget)
+
+    def _explore(self, start: Candidate, budget: int) -> tuple[Candidate | None, Candidate]:
+        """The cheapest plan found that obeys, if any does, and the one with the least peak."""
         found: list[Candidate] = []
         lowest = start
         vain = 0
@@ -196,7 +212,7 @@ class Search:
             plain = self.candidate(trades)
             kept = self._least_remat(plain, budget)
             leanest = self._leanest(plain)
-            if kept is None and _combined(plain.graph) > worth:
+            if kept is None and not plain.trades.narrow and _combined(plain.graph) > worth:
                 lean = self.candidate(replace(trades, lean=True))
                 if lean.peak < plain.peak * (1 - WORTH_TRYING):
                     kept = self._least_remat(lean, budget)
@@ -208,9 +224,15 @@ class Search:
             lowest = min((lowest, leanest), key=_peak)
             if vain == PATIENCE or (found and _is_cheap(found[-1], start)):
                 break
-        if not found:
-            raise _refusal(lowest, budget)
-        return self._in_larger_chunks(min(found, key=_price), budget)
+        return min(found, key=_price, default=None), lowest
+
+    def _sums_are_widened(self) -> bool:
+        """Whether a plan so far adds up what has 16 bits in float32."""
+        return any(
+            made.type != own.type
+            for candidate in self._made.values()
+            for made, own in _sums(candidate.graph)
+        )
 
     def _in_larger_chunks(self, found: Candidate, budget: int) -> Candidate:
         """The same in chunks as large as obey: they were shrunk in large steps."""
@@ -240,8 +262,9 @@ class Search:
             fitting = [n for n in sizes if n > chunk]
             # What is in loops already, and then all that is larger than a chunk.
             for least in dict.fromkeys((as_it_is.loop_over or sizes[0], *fitting[-1:])):
-                if Trades(least, chunk) != as_it_is:
-                    yield Trades(least, chunk)
+                trades = replace(as_it_is, loop_over=least, chunk_bytes=chunk)
+                if trades != as_it_is:
+                    yield trades
             if chunk <= 1:
                 return
             chunk = max(1, chunk // SHRINK)
@@ -287,6 +310,13 @@ def _trades(made: Candidate, base: Candidate) -> Iterator[str]:
                 f"a loop over {node.attrs['steps']} steps, {node.attrs['chunk']} at a time, "
                 f"instead of {seed} ({human(seed.nbytes)}) at {node.loc}"
             )
+            for position in node.attrs.get("narrow", ()):
+                summed = node.outputs[position].type
+                yield (
+                    f"a gradient added up in {summed.dtype.name} over "
+                    f"{-(-node.attrs['steps'] // node.attrs['chunk'])} pieces: {summed} "
+                    f"({human(summed.nbytes)}), where float32 would take {human(2 * summed.nbytes)}"
+                )
     if "remat" in made.graphs:
         before, after, final = (len(made.graphs[k].nodes) for k in ("order", "remat", "join"))
         yield (
@@ -321,18 +351,23 @@ def _made_inside(loop: Node) -> list[TensorType]:
 
 def _combined(graph: Graph) -> int:
     """The most bytes that a loop adds up over its pieces."""
-    nodes = (n for n in graph.nodes if n.op.family == "loop")
-    return max(
-        (
-            sum(
-                made.type.nbytes
-                for made, own in zip(n.outputs, n.attrs["body"].outputs, strict=True)
-                if isinstance(dims_of(n.attrs["body"], n.attrs["dims"])[own], str)
-            )
-            for n in nodes
-        ),
-        default=0,
-    )
+    loops = [n for n in graph.nodes if n.op.family == "loop"]
+    return max((sum(made.type.nbytes for made, _ in _sums_of(n)) for n in loops), default=0)
+
+
+def _sums(graph: Graph) -> Iterator[tuple[Value, Value]]:
+    for node in graph.nodes:
+        if node.op.family == "loop":
+            yield from _sums_of(node)
+
+
+def _sums_of(loop: Node) -> Iterator[tuple[Value, Value]]:
+    """What a loop adds up over its pieces, and what its body makes of it."""
+    body: Graph = loop.attrs["body"]
+    dims = dims_of(body, loop.attrs["dims"])
+    for made, own in zip(loop.outputs, body.outputs, strict=True):
+        if isinstance(dims[own], str):
+            yield made, own
 
 
 def _price(candidate: Candidate) -> float:

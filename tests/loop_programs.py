@@ -107,10 +107,10 @@ def largest(graph: Graph) -> int:
     return max(n.output.type.nbytes for n in graph.nodes if n.op.name == "matmul")
 
 
-def looped(graph: Graph, parts: int = 3, *, lean: bool = False) -> Graph:
+def looped(graph: Graph, parts: int = 3, **trades: bool) -> Graph:
     """With loops around the largest products, whose chunks are that part of them."""
     least = largest(graph)
-    return loops(Trades(loop_over=least, chunk_bytes=least // parts, lean=lean))(graph)
+    return loops(Trades(loop_over=least, chunk_bytes=least // parts, **trades))(graph)
 
 
 def arrays_for(graph: Graph) -> list[Array]:

@@ -56,9 +56,8 @@ def test_a_budget_changes_nothing_but_memory(name):
             np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-6)
 
 
-def test_a_gradient_in_16_bits_is_not_added_up_in_32_if_there_is_no_room_for_that():
-    """Then the loop goes along the classes; the sums of the hidden states' gradients are small."""
-    rows, width, classes = 512, 264, 8192
+def head_within(room: int, rows: int, width: int, classes: int):
+    """A head in bfloat16 compiled for a GPU, with `room` bytes above its inputs and gradients."""
     tensors = inputs((rows, width), (classes, width), dtype=lowgrad.bfloat16)
     target = lowgrad.tensor(np.arange(rows) * 5 % classes)
 
@@ -67,13 +66,38 @@ def test_a_gradient_in_16_bits_is_not_added_up_in_32_if_there_is_no_room_for_tha
         return loss, *lowgrad.autograd.grad(loss, (x, w))
 
     given = 2 * sum(t.numel() * t.dtype.itemsize for t in tensors) + rows * 8
-    room = classes * width  # bytes: a quarter of the gradient in 32 bits
-
     compiled = lowgrad.compile(step, memory=given + room, device="cuda", target="cuda:90")
-    plan = compiled.lower(*tensors).plan
+    found = compiled.lower(*tensors)
+    assert found.plan.peak_bytes <= given + room
+    return found
 
-    assert plan.peak_bytes <= given + room
-    assert any(f"a loop over {classes} steps" in trade for trade in plan.trades)
+
+def test_a_gradient_in_16_bits_is_added_up_as_such_if_32_have_no_room_and_the_pieces_are_few():
+    rows, width, classes = 512, 264, 8192
+    tight = head_within(classes * width, rows, width, classes)  # a quarter of it in 32 bits
+
+    assert any("added up in bfloat16 over 8 pieces" in trade for trade in tight.plan.trades)
+    assert "+0.0% FLOPs" in tight.plan.trades[-1]
+
+
+def test_it_is_not_rounded_if_32_bits_have_room():
+    rows, width, classes = 2048, 16, 8192
+    in_32 = classes * width * 4
+
+    found = head_within(in_32 + rows * classes // 2, rows, width, classes)
+
+    assert any(f"a loop over {rows} steps" in trade for trade in found.plan.trades)
+    assert not any("added up" in trade for trade in found.plan.trades)
+
+
+def test_nor_many_times():
+    """Then a loop goes along the classes; the sums of the hidden states' gradients are small."""
+    rows, width, classes = 4096, 64, 8192
+
+    found = head_within(classes * width * 4, rows, width, classes)
+
+    assert any(f"a loop over {classes} steps" in trade for trade in found.plan.trades)
+    assert not any("added up" in trade for trade in found.plan.trades)
 
 
 def test_a_transformer_trains_the_same_in_the_least_memory():

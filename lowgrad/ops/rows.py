@@ -38,6 +38,9 @@ class Rows(Op):
     the next loop goes on with, unrounded if this one has them so. Any input may be of float32 where
     the body has 16 bits.
 
+    narrow: the positions of sums that are kept in their 16 bits, rounded after each piece: half of
+    the bytes, where a budget has none for float32.
+
     pieces: what runs, once known: a chunk's graph for each size of piece (`passes/chunks.py`).
     """
 
@@ -57,6 +60,7 @@ class Rows(Op):
         steps: int,
         chunk: int,
         wide: tuple[int, ...] = (),
+        narrow: tuple[int, ...] = (),
         pieces: tuple[Graph, ...] = (),
     ) -> tuple[TensorType, ...]:
         pairs = zip(types, body.inputs, strict=False)
@@ -72,7 +76,9 @@ class Rows(Op):
         if any(along[v] is None for v in body.outputs):
             raise ShapeError("rows: an output is whole in every piece; it belongs before the loop")
         return tuple(
-            accumulator_type(v.type) if isinstance(along[v], str) or i in wide else v.type
+            accumulator_type(v.type)
+            if i in wide or (isinstance(along[v], str) and i not in narrow)
+            else v.type
             for i, v in enumerate(body.outputs)
         )
 

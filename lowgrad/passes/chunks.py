@@ -15,7 +15,7 @@ from lowgrad.ir.graph import Graph, Node, Value
 from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.slicing import Cut
 from lowgrad.ir.types import TensorType, int64
-from lowgrad.ops.rows import COMBINED_BY, Dim, accumulator_type, dims_of
+from lowgrad.ops.rows import COMBINED_BY, Dim, dims_of
 from lowgrad.passes.base import Pass, graph_pass
 from lowgrad.passes.decisions import Decision
 from lowgrad.passes.fuse import fuse
@@ -84,7 +84,7 @@ class _Piece:
         self.body: Graph = node.attrs["body"]
         self.dims = dims_of(self.body, node.attrs["dims"])
         self.given = [v.type.dtype for v in node.inputs]
-        self.wide: tuple[int, ...] = node.attrs.get("wide", ())
+        self.wanted = [v.type for v in node.outputs]
         self.steps: int = node.attrs["steps"]
         self.taken = taken
         self.builder = Builder()
@@ -96,8 +96,11 @@ class _Piece:
             given = self.builder.input(self._type(value).with_dtype(dtype), value.hint)
             own = value.type.dtype
             self.made[value] = given if dtype is own else given.call("cast", dtype=own)
-        sums = [v for v in self.body.outputs if isinstance(self.dims[v], str)]
-        before = {v: self.builder.input(accumulator_type(v.type), v.hint) for v in sums}
+        before = {
+            v: self.builder.input(wanted, v.hint)
+            for v, wanted in zip(self.body.outputs, self.wanted, strict=True)
+            if isinstance(self.dims[v], str)
+        }
         for node in self.body.nodes:
             with self.builder.at(node.loc):
                 self._node(node)
@@ -111,9 +114,8 @@ class _Piece:
         return self.builder.graph(tuple(t.value for t in outputs), aliases, "piece")
 
     def _put_together(self, position: int, value: Value) -> Tracer:
-        piece = self.made[value]
-        dtype = accumulator_type(value.type).dtype
-        if position not in self.wide or piece.dtype is dtype:
+        piece, dtype = self.made[value], self.wanted[position].dtype
+        if piece.dtype is dtype:
             return piece
         wide: Tracer = piece.call("cast", dtype=dtype)
         return wide

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lowgrad.ir.graph import Graph, Node
-from lowgrad.ops.rows import accumulator_type, dims_of
+from lowgrad.ops.rows import dims_of
 from lowgrad.passes.order import peak_bytes
 
 # What a floating operation of a product and a launch cost, in bytes moved, on machines of today:
@@ -77,12 +77,15 @@ def _of_loop(node: Node) -> Work:
     attrs = node.attrs
     whole, tail = divmod(attrs["steps"], attrs["chunk"])
     dims = dims_of(attrs["body"], attrs["dims"])
-    sums = [v for v in attrs["body"].outputs if isinstance(dims[v], str)]
+    sums = [
+        made.type.nbytes
+        for made, own in zip(node.outputs, attrs["body"].outputs, strict=True)
+        if isinstance(dims[own], str)
+    ]
     ends = (*node.inputs, *node.outputs)
     if streams(attrs["body"].nodes):
-        stages = 1 + sum(isinstance(dims[v], str) for v in attrs["body"].outputs)
-        return Work(min(2, stages), sum(v.type.nbytes for v in ends), flops_of(node))
-    total = Work(len(sums), sum(accumulator_type(v.type).nbytes for v in sums))  # filled first
+        return Work(min(2, 1 + len(sums)), sum(v.type.nbytes for v in ends), flops_of(node))
+    total = Work(len(sums), sum(sums))  # filled first
     for piece, times in zip(attrs["pieces"], (whole, 1 if tail else 0), strict=False):
         total = total.plus(_of_piece(piece), times)
     return total

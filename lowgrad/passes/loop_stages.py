@@ -16,12 +16,15 @@ from lowgrad.ir.op import REGISTRY
 from lowgrad.ir.slicing import Place
 from lowgrad.ir.walk import needed
 from lowgrad.ops.rows import Dim, accumulator_type
+from lowgrad.passes.cost import streams
 from lowgrad.passes.loop_region import Facts, Region, slicing_of
 
 Port = tuple[Value, "int | None"]
 
 # Constants that take more nodes than this are read, not made in a loop.
 MOST_ANEW = 32
+# Sums that are rounded after each piece have at most so many: the error grows as their root.
+MOST_ROUNDINGS = 16
 
 
 @dataclass(frozen=True)
@@ -224,15 +227,18 @@ class _Split:
 # --- The graph with its loops --------------------------------------------------------------------
 
 
-def with_loops(facts: Facts, loops: Loops, chunk: int) -> Graph:
-    """The graph, in which `loops` have taken the place of their region's nodes."""
+def with_loops(facts: Facts, loops: Loops, chunk: int, *, narrow: bool = False) -> Graph:
+    """The graph, in which `loops` have taken the place of their region's nodes.
+
+    narrow: gradients of 16-bit weights are added up as such.
+    """
     region = loops.region
     added: list[Node] = []
     renamed: dict[Value, Value] = {}
     handed: dict[Value, Value] = {}
     for number, stage in enumerate(loops.stages):
         later = {v for other in loops.stages[number + 1 :] for v, _ in other.inputs}
-        made = _loop(facts, region, stage, chunk, later)
+        made = _loop(facts, region, stage, chunk, later, narrow)
         node = _reading(made, handed)
         added.append(node)
         for old, new in zip(stage.outputs, node.outputs, strict=True):
@@ -257,7 +263,9 @@ def with_loops(facts: Facts, loops: Loops, chunk: int) -> Graph:
     return facts.graph.with_nodes(needed(_sorted(nodes), outputs), renamed)
 
 
-def _loop(facts: Facts, region: Region, stage: Stage, chunk: int, later: set[Value]) -> Node:
+def _loop(
+    facts: Facts, region: Region, stage: Stage, chunk: int, later: set[Value], narrow: bool
+) -> Node:
     made: dict[Value, Value] = {}
     nodes: list[Node] = []
     anew = {p: found for p in stage.inputs if (found := _anew(facts, region, p)) is not None}
@@ -292,6 +300,8 @@ def _loop(facts: Facts, region: Region, stage: Stage, chunk: int, later: set[Val
     wide = [i for i, v in enumerate(stage.outputs) if v in later and _is_statistic(region, v)]
     if wide:
         attrs["wide"] = tuple(wide)
+    if narrow and (rounded := _summed_products(region, stage, chunk)):
+        attrs["narrow"] = rounded
     op = REGISTRY["rows"]
     types = op.infer(*(v.type for v, _ in ports), **attrs)
     assert isinstance(types, tuple), "a loop's outputs are a tuple"
@@ -309,6 +319,20 @@ def _is_statistic(region: Region, value: Value) -> bool:
     others = [n for d, n in enumerate(region.seed.type.shape) if d != dim]
     is_small = value.type.numel * others[-1] <= region.seed.type.numel
     return value.type.dtype.is_low_precision and is_small
+
+
+def _summed_products(region: Region, stage: Stage, chunk: int) -> tuple[int, ...]:
+    """The positions of a weight's gradients in 16 bits, if few pieces are added up in memory."""
+    if region.steps > chunk * MOST_ROUNDINGS or streams(stage.nodes):
+        return ()
+    maker = {value: node for node in stage.nodes for value in node.outputs}
+    return tuple(
+        position
+        for position, value in enumerate(stage.outputs)
+        if value.type.dtype.is_low_precision
+        and maker[value].op.family == "contraction"
+        and _made_along(region, stage, value) == "add"
+    )
 
 
 def _anew(facts: Facts, region: Region, port: Port) -> list[tuple[Node, int | None]] | None:

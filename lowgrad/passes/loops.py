@@ -65,7 +65,7 @@ def _tries(graph: Graph, trades: Trades) -> Iterator[tuple[Value, Choice | None,
             if apart is not None:
                 facts, choice = apart
         if choice is not None:
-            graph = with_loops(facts, choice.loops, choice.chunk)
+            graph = with_loops(facts, choice.loops, choice.chunk, narrow=trades.narrow)
             facts = Facts(graph)
         yield seed, choice, graph
 

@@ -35,14 +35,14 @@ def test_kernels_of_a_loop_compute_what_its_body_says(name, lean):
         np.testing.assert_allclose(g, w, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("lean", [False, True], ids=["cheap", "lean"])
+@pytest.mark.parametrize("trades", [{}, {"lean": True}, {"narrow": True}], ids=str)
 @pytest.mark.parametrize("dtype", [lowgrad.float16, lowgrad.bfloat16], ids=str)
-def test_sixteen_bit_loops(dtype, lean):
+def test_sixteen_bit_loops(dtype, trades):
     graph = traced("cross_entropy", dtype)
     arrays = arrays_for(graph)
     want = interpret(graph, *arrays)
 
-    got = KernelExecutable(lowered(looped(graph, lean=lean)))([a.copy() for a in arrays])
+    got = KernelExecutable(lowered(looped(graph, **trades)))([a.copy() for a in arrays])
 
     for g, w in zip(got, want, strict=True):
         exact = w.astype(np.float32)

@@ -147,6 +147,45 @@ def test_sixteen_bit_sums_over_rows_are_kept_in_32(dtype):
         np.testing.assert_allclose(got.astype(np.float32), exact, rtol=3e-2, atol=3e-2)
 
 
+def narrow_head(rows: int, chunk: int) -> tuple[Graph, Graph]:
+    """A head in bfloat16, and with a loop that is to keep its sums in 16 bits."""
+    classes, width = 600, 300
+    target = lowgrad.tensor(np.arange(rows) * 5 % classes)
+    step = gradients_of(lambda x, w: F.cross_entropy(x @ w.T, target))
+    tensors = inputs((rows, width), (classes, width), dtype=lowgrad.bfloat16)
+    graph = lowgrad.compile(step).lower(*tensors).graphs["cse"]
+    trades = Trades(largest(graph), chunk_bytes=2 * chunk * classes, narrow=True)
+    return graph, chunks(loops(trades)(graph))
+
+
+def test_sums_that_are_kept_in_16_bits_are_off_by_few_roundings():
+    graph, after = narrow_head(512, 64)
+    arrays = [a / 16 if a.shape == (600, 300) else a for a in arrays_for(graph)]
+    x, w = (next(a for a in arrays if a.shape == (n, 300)).astype(float) for n in (512, 600))
+    scores = np.exp(x @ w.T)
+    scores /= scores.sum(axis=1, keepdims=True)
+    (target,) = (a for a in arrays if a.dtype == np.int64)
+    scores[np.arange(512), target] -= 1
+    exact = scores.T @ x / 512
+
+    (loop,) = pieces_of(after)
+    made = (run(after, arrays), run(chunks(looped(graph, 8)), arrays))
+
+    assert loop.outputs[loop.attrs["narrow"][0]].type.dtype is lowgrad.bfloat16
+    narrow, wide = (next(a for a in r if a.shape == exact.shape).astype(float) for r in made)
+    off, least = (np.sqrt(np.mean((a - exact) ** 2)) for a in (narrow, wide))
+    # Eight pieces are rounded, and what they add up to: (8 + 1) / 2 roundings of the whole, and one
+    # of the whole again for the pieces themselves.
+    assert least < off < 5.5**0.5 * least
+
+
+def test_sums_of_many_pieces_are_never_kept_in_16_bits():
+    for rows, is_narrow in ((16 * 64, True), (17 * 64, False)):
+        (loop,) = pieces_of(narrow_head(rows, 64)[1])
+        assert loop.attrs["chunk"] == 64
+        assert ("narrow" in loop.attrs) == is_narrow
+
+
 def test_dropout_draws_what_it_draws_outside():
     graph = traced("dropped")
     arrays = arrays_for(graph)

@@ -173,9 +173,12 @@ class Search:
     def _better(self, known: Candidate, trades: Trades) -> Candidate:
         """`known`, or with these trades if that saves much and costs little."""
         other = self.candidate(trades)
-        saves = known.estimate - other.estimate > max(known.estimate * WORTH_SAVING, WORTH_BYTES)
         costs = other.work.price - known.work.price
-        return other if saves and costs < known.work.price * WORTH_PAYING else known
+        if costs >= known.work.price * WORTH_PAYING:
+            return known
+        # The estimate knows nothing of what is written in place; a plan does, but takes its time.
+        saves = _saves(known.estimate, other.estimate) and _saves(known.peak, other.peak)
+        return other if saves else known
 
     def _classes(self, worth: float) -> list[int]:
         """Sizes of products of which there are `worth` bytes in all, smallest first.
@@ -297,6 +300,11 @@ class Search:
     def _leanest(self, plain: Candidate) -> Candidate:
         tried = [c for t, c in self._made.items() if replace(t, remat=0.0) == plain.trades]
         return min(tried, key=_peak)
+
+
+def _saves(before: int, after: int) -> bool:
+    """Whether that much less of a peak is worth something."""
+    return before - after > max(before * WORTH_SAVING, WORTH_BYTES)
 
 
 def _trades(made: Candidate, base: Candidate) -> Iterator[str]:

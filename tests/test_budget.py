@@ -100,6 +100,28 @@ def test_nor_many_times():
     assert not any("added up" in trade for trade in found.plan.trades)
 
 
+def test_unasked_no_loop_is_made_whose_sums_take_more_than_it_saves():
+    """Logits of a bfloat16 head that their gradient overwrites, against its sums in float32."""
+    rows, width, classes = 8192, 4096, 131072
+    specs = (
+        lowgrad.TensorSpec((rows, width), lowgrad.bfloat16),
+        lowgrad.TensorSpec((classes, width), lowgrad.bfloat16),
+        lowgrad.TensorSpec((rows,), lowgrad.int64),
+    )
+
+    def step(x, w, target):
+        leaves = [t.detach().requires_grad_() for t in (x, w)]
+        loss = F.cross_entropy(F.linear(*leaves), target)
+        return loss, *lowgrad.autograd.grad(loss, leaves)
+
+    found = lowgrad.compile(step, device="cuda", target="cuda:90").lower(*specs)
+    base = Search(found.graphs["autodiff"], fuse=True, machine=found.machine).candidate(NOTHING)
+
+    given = 2 * 2 * (rows + classes) * width + 8 * rows + 4
+    assert found.plan.peak_bytes == base.peak < given + (rows * classes * 2) * 1.01
+    assert found.plan.trades == ()
+
+
 def test_a_transformer_trains_the_same_in_the_least_memory():
     losses = []
     for is_tight in (False, True):
